@@ -1,0 +1,1 @@
+"""Wire types of a language-model call, independent of any provider."""

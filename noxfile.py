@@ -1,0 +1,99 @@
+"""Development sessions. `nox -l` lists them; each creates an environment of its own."""
+
+from __future__ import annotations
+
+import os
+
+import nox
+
+nox.options.sessions = ["lint", "types", "tests"]
+nox.options.default_venv_backend = "venv"
+nox.options.reuse_existing_virtualenvs = True
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+
+
+def install(session: nox.Session, *groups: str, extras: str = "") -> None:
+    """Install the project in editable form with the named dependency groups, in one resolution."""
+    wanted = [requirement for group in groups for requirement in nox.project.dependency_groups(PYPROJECT, group)]
+    session.install("-e", f".[{extras}]" if extras else ".", *wanted)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and formatting."""
+    session.install(*nox.project.dependency_groups(PYPROJECT, "lint"))
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types strictly: package, tests, benchmarks and examples."""
+    install(session, "test", "types", "bench", extras="cli")
+    session.install("nox")
+    session.run("pyright", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the default test suite: no key, no network but loopback."""
+    install(session, "test", "types", "bench", extras="local")
+    session.run("python", "-m", "pytest", *(session.posargs or ["--benchmark-disable"]))
+
+
+@nox.session
+def tests_nojit(session: nox.Session) -> None:
+    """Run the core's and the optimizers' tests with kernels as plain Python."""
+    install(session, "test", "bench", extras="cli")
+    session.run("python", "-m", "pytest", "tests/core", "tests/optimizers", *session.posargs, env={"DSPEX_JIT": "0"})
+
+
+@nox.session
+def tests_boundscheck(session: nox.Session) -> None:
+    """Run the core's and the optimizers' tests with bounds checks in every kernel."""
+    install(session, "test", "bench", extras="cli")
+    session.run(
+        "python", "-m", "pytest", "tests/core", "tests/optimizers", *session.posargs, env={"DSPEX_BOUNDSCHECK": "1"}
+    )
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Run the benchmark suite."""
+    install(session, "test", "bench", extras="cli")
+    session.run("python", "-m", "pytest", "benchmarks", "--benchmark-only", "--benchmark-columns=min,median,rounds", *session.posargs)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Run every code block of the README and the docs."""
+    install(session, "test", "bench", extras="local")
+    session.run("python", "-m", "pytest", "tests/docs", *session.posargs)
+
+
+@nox.session
+def realdata(session: nox.Session) -> None:
+    """Optimize on public TREC questions with the real local model and print the table."""
+    install(session, extras="local")
+    session.run("python", "-m", "benchmarks.realdata", *session.posargs)
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Run the demo as a newcomer would."""
+    install(session, extras="local")
+    session.run("dspex", "demo", *session.posargs)
+
+
+@nox.session
+def peers(session: nox.Session) -> None:
+    """Run the same work on a peer, installed in an environment of its own: `nox -s peers -- dspy`."""
+    names = session.posargs or ["dspy"]
+    install(session, extras="cli")
+    for name in names:
+        venv = os.path.join(session.create_tmp(), f"peer-{name}")
+        session.run("python", "-m", "venv", venv, silent=True)
+        python = os.path.join(venv, "bin", "python")
+        session.run(python, "-m", "pip", "install", "-q", "-r", f"benchmarks/peers/{name}/requirements.txt", external=True)
+        session.run("python", "-m", f"benchmarks.peers.{name}", "--peer-python", python)
