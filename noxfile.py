@@ -62,7 +62,15 @@ def tests_boundscheck(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Run the benchmark suite."""
     install(session, "test", "bench", extras="cli")
-    session.run("python", "-m", "pytest", "benchmarks", "--benchmark-only", "--benchmark-columns=min,median,rounds", *session.posargs)
+    session.run(
+        "python",
+        "-m",
+        "pytest",
+        "benchmarks",
+        "--benchmark-only",
+        "--benchmark-columns=min,median,rounds",
+        *session.posargs,
+    )
 
 
 @nox.session
@@ -95,5 +103,7 @@ def peers(session: nox.Session) -> None:
         venv = os.path.join(session.create_tmp(), f"peer-{name}")
         session.run("python", "-m", "venv", venv, silent=True)
         python = os.path.join(venv, "bin", "python")
-        session.run(python, "-m", "pip", "install", "-q", "-r", f"benchmarks/peers/{name}/requirements.txt", external=True)
+        session.run(
+            python, "-m", "pip", "install", "-q", "-r", f"benchmarks/peers/{name}/requirements.txt", external=True
+        )
         session.run("python", "-m", f"benchmarks.peers.{name}", "--peer-python", python)

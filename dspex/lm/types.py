@@ -131,6 +131,7 @@ class Capabilities:
         choices: Enforces `LMRequest.choices` while generating.
         score_choices: Returns `LMResponse.choice_logprobs`.
         context_tokens: Size of the context window, when known.
+        parallel: Calls in flight that are of any use, when the model itself sets a limit.
     """
 
     raw_prompt: bool = False
@@ -138,3 +139,4 @@ class Capabilities:
     choices: bool = False
     score_choices: bool = False
     context_tokens: int | None = None
+    parallel: int | None = None

@@ -1,0 +1,155 @@
+"""Codes DX8xxx: the command line and settings."""
+
+from __future__ import annotations
+
+from dspex.catalogue.entry import Entry
+
+USAGE: dict[str, Entry] = {
+    "DX8001": Entry(
+        "the command line is wrong",
+        "A command, an option or an argument is unknown, missing or out of range. `dspex --help` lists the "
+        "commands and `dspex COMMAND --help` its options.",
+    ),
+    "DX8101": Entry(
+        "a model is named provider/model",
+        "The part before the first slash picks the wire protocol, the rest is the model's own name. "
+        'Write dx.LM("openai/gpt-4.1-mini"), dx.LM("openai/any-name", base_url=...) or '
+        'dx.LM("local/smollm2").',
+    ),
+    "DX8102": Entry(
+        "unknown cache mode",
+        "cache= is one of off, on (read and write), read, write and refresh (write only, replacing what is stored).",
+    ),
+    "DX8103": Entry(
+        "concurrency is at least 1",
+        "concurrency= is the number of calls that may be in flight to this model at once. Give 1 to run calls in turn.",
+    ),
+    "DX8104": Entry(
+        "timeout is a positive number of seconds",
+        "timeout= bounds one attempt of one call. To wait for very long, give a large number rather than 0 or "
+        "infinity.",
+    ),
+    "DX8105": Entry(
+        "retries is at least 0",
+        "retries= counts the attempts after the first one, for failures that may pass. 0 means a single attempt.",
+    ),
+    "DX8106": Entry(
+        "lm= does not name a model",
+        "lm= is a name such as local/smollm2, a dx.LM(...), or an object that implements dspex.lm.model.LanguageModel "
+        "(name, fingerprint, capabilities, price, complete, aclose). Something else was given.",
+    ),
+    "DX8107": Entry(
+        "unknown on_error mode",
+        "batch(on_error=...) is 'raise', which stops at the first error, or 'return', which puts each error in the "
+        "place of "
+        "its output and goes on.",
+    ),
+    "DX8110": Entry(
+        "unknown provider",
+        "The part before the first slash of a model's name picks the wire protocol; this one does not exist. "
+        'Any OpenAI-compatible server is dx.LM("openai/NAME", base_url=...).',
+    ),
+    "DX8111": Entry(
+        "no API key",
+        "OpenAI's own server needs a key. Set OPENAI_API_KEY or give api_key=. The local model, "
+        'dx.LM("local/smollm2"), needs none.',
+    ),
+    "DX8112": Entry(
+        "unsupported proxy",
+        "The environment names a SOCKS proxy, and only http and https proxies are supported. Set HTTPS_PROXY "
+        "to an http proxy or add the host to NO_PROXY. Loopback addresses never use a proxy.",
+    ),
+    "DX8113": Entry(
+        "malformed API key",
+        "The key holds characters that an HTTP header cannot carry, such as a line end from a file. The key "
+        "itself is never printed.",
+    ),
+    "DX8114": Entry(
+        "malformed base_url",
+        "base_url is the root of an HTTP API, such as http://127.0.0.1:9000/v1: http or https, a host, and no "
+        "query or fragment.",
+    ),
+    "DX8115": Entry(
+        "replay() was called wrongly",
+        'replay(path) answers from a recording; replay(path, lm, mode="record") asks lm and records. A model '
+        'goes with mode="record" only.',
+    ),
+    "DX8116": Entry(
+        "the recording cannot be used",
+        "The file does not exist, is no recording of this version, is damaged, or was recorded from another "
+        "model. Record it again or name another file.",
+    ),
+    "DX8201": Entry(
+        "pyproject.toml cannot be read",
+        "Settings come from DSPEX_* environment variables and from [tool.dspex] in the nearest pyproject.toml "
+        "upward from "
+        "the working directory. That file is not valid TOML or cannot be opened; correct it at the line that is named.",
+    ),
+    "DX8202": Entry(
+        "no directory can be written",
+        "dspex keeps its event log and caches in a data and a cache directory; the usual ones, DSPEX_HOME and the "
+        "project's .dspex were tried, and none could be written. Set DSPEX_HOME to a directory that you may write.",
+    ),
+    "DX8203": Entry(
+        "a setting in [tool.dspex] is not a plain value",
+        "Settings are texts, numbers or true/false. A list or a table stands where one of these is expected; "
+        'write a plain value, for example lm = "local/smollm2".',
+    ),
+    "DX8204": Entry(
+        "a size is a positive whole number of bytes",
+        "Size limits such as DSPEX_LOG_BYTES and DSPEX_CACHE_BYTES are plain numbers of bytes, for example 1073741824.",
+    ),
+    "DX8205": Entry(
+        "the metric cannot be called",
+        "A metric is a function of (got, want), or one made with @dx.metric.",
+    ),
+    "DX8211": Entry(
+        "unknown content mode",
+        "content= and DSPEX_CONTENT say what stores keep of prompts and answers: full, hash (their SHA-256) or off.",
+    ),
+    "DX8301": Entry(
+        "the input is a JSON object",
+        "A program whose input has several fields takes a JSON object with those fields. With one text field, "
+        "plain text will do.",
+    ),
+    "DX8302": Entry(
+        "the input does not fit the schema",
+        "The message names the first field that is wrong and pydantic's reason. `dspex explain TARGET` shows the "
+        "program's input schema.",
+    ),
+    "DX8303": Entry(
+        "the configuration file is not a JSON object",
+        "--config takes a file with one JSON object: Variable names and their values, as `dspex explain "
+        "TARGET --json` prints them.",
+    ),
+    "DX8304": Entry(
+        "not a project name",
+        "A project's name becomes a folder: letters, digits, - and _, beginning with a letter.",
+    ),
+    "DX8305": Entry(
+        "the folder exists already",
+        "`dspex new` writes into a new folder only, so that nothing is overwritten. Choose another name or "
+        "remove the folder.",
+    ),
+    "DX8306": Entry(
+        "a study needs a budget",
+        "Give at least one of --budget-calls, --budget-usd, --budget-tokens and --budget-wall. A study "
+        "without a cap would not end by itself.",
+    ),
+    "DX8307": Entry(
+        "the demo's files are missing",
+        "The demo's program and tickets come with dspex, in a checkout under examples/support_tickets. Their "
+        "absence means a damaged installation.",
+    ),
+    "DX8308": Entry(
+        "there is no such error code",
+        "Codes are DX and four digits, as they stand at the beginning of every message of dspex. Copy the code from "
+        "the message; a newer dspex may know codes that this one does not.",
+    ),
+    "DX8901": Entry(
+        "an unexpected error",
+        "This is a defect of dspex or of a library below it, or code of yours that raised outside of a "
+        "program or metric. The traceback on stderr says where. Please report it with the traceback and "
+        "`dspex doctor --json`.",
+    ),
+}
