@@ -1,0 +1,43 @@
+"""Shape and dtype guards before a kernel is entered: kernels themselves check nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dspex.core.abi import ParamTable
+from dspex.errors import CoreError
+
+
+def population(table: ParamTable, array: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`array` when it is a population of `table`: (D, N) float64, C-contiguous, categories in range.
+
+    Raises:
+        CoreError: DX3007.
+    """
+    rows = table.kind.shape[0]
+    if array.ndim != 2 or array.shape[0] != rows or array.dtype != np.float64 or not array.flags.c_contiguous:
+        raise CoreError(
+            "DX3007", f"a population is a C-contiguous ({rows}, N) float64 array, not {array.shape} {array.dtype}"
+        )
+    if np.isinf(array).any():
+        raise CoreError("DX3007", "a population holds an infinite value")
+    for d in np.flatnonzero(table.ncat):
+        entries = array[d][~np.isnan(array[d])]
+        if ((entries < 0) | (entries >= table.ncat[d]) | (entries != np.floor(entries))).any():
+            raise CoreError("DX3007", f"row {d}: a category outside 0 to {table.ncat[d] - 1}")
+    return array
+
+
+def sample_values(values: object, name: str) -> NDArray[np.float64]:
+    """One-dimensional, finite, contiguous float64 values, at least one.
+
+    Raises:
+        CoreError: DX3008.
+    """
+    array = np.ascontiguousarray(values, dtype=np.float64)
+    if array.ndim != 1 or array.size == 0:
+        raise CoreError("DX3008", f"{name} must be a non-empty sequence of numbers, not shape {array.shape}")
+    if not np.isfinite(array).all():
+        raise CoreError("DX3008", f"{name} holds a value that is not finite", fix="drop or replace failures first")
+    return array

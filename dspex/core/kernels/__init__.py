@@ -1,0 +1,1 @@
+"""One file per family of kernels; each kernel is compiled through `core.jit.kernel`."""
