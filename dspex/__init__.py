@@ -1,0 +1,176 @@
+"""dspex compiles programs of language-model calls, optimizes any of their parameters, and runs them in production.
+
+Names are loaded at their first use (PEP 562): importing this package loads no part that is not needed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dspex import errors
+    from dspex._version import __version__
+    from dspex.compiler import compile
+    from dspex.compiler.artifact import load_artifact
+    from dspex.errors import (
+        BudgetExceeded,
+        CallTimeout,
+        CompileError,
+        ConnectError,
+        CoreError,
+        DataError,
+        DspexError,
+        LMError,
+        LocalModelError,
+        MetricError,
+        NoLMError,
+        OutputError,
+        ProgramError,
+        RateLimited,
+        RequestRejected,
+        ResponseError,
+        ResumeRefused,
+        ServerError,
+        StudyError,
+        UsageError,
+    )
+    from dspex.evaluation.dataset import Dataset, load
+    from dspex.evaluation.metrics import exact_match, f1
+    from dspex.lm.model import LM
+    from dspex.lm.spend import Budget
+    from dspex.lm.types import FREE, Price
+    from dspex.program.context import trace, using
+    from dspex.program.declare import var
+    from dspex.program.demos import Demo, DemoSet, Nearest
+    from dspex.program.function import infer, program
+    from dspex.program.metric import Metric, Run, Score, metric
+    from dspex.program.modules import ChainOfThought, Module, Predict
+    from dspex.program.program import Program
+    from dspex.program.rules import Rule, not_both, one_of
+    from dspex.program.schema import Schema, field
+    from dspex.program.select import select
+    from dspex.program.space import Space
+    from dspex.program.trace import Trace
+    from dspex.program.types import ApiKey, Confidence, CostUSD, LatencySeconds, Probability
+    from dspex.program.variables import Bool, Choice, Demos, Float, Int, Text, Var
+    from dspex.study.loop import optimize
+
+_HOMES = {
+    "dspex._version": "__version__",
+    "dspex.compiler": "compile load_artifact",
+    "dspex.errors": (
+        "BudgetExceeded CallTimeout CompileError ConnectError CoreError DataError DspexError LMError LocalModelError "
+        "MetricError NoLMError OutputError ProgramError RateLimited RequestRejected ResponseError ResumeRefused "
+        "ServerError StudyError UsageError"
+    ),
+    "dspex.evaluation.dataset": "Dataset load",
+    "dspex.evaluation.metrics": "exact_match f1",
+    "dspex.lm.model": "LM",
+    "dspex.lm.spend": "Budget",
+    "dspex.lm.types": "FREE Price",
+    "dspex.program.context": "trace using",
+    "dspex.program.declare": "var",
+    "dspex.program.demos": "Demo DemoSet Nearest",
+    "dspex.program.function": "infer",
+    "dspex.program.metric": "Metric Run Score metric",
+    "dspex.program.modules": "ChainOfThought Module Predict",
+    "dspex.program.program": "Program",
+    "dspex.program.rules": "Rule not_both one_of",
+    "dspex.program.schema": "Schema field",
+    "dspex.program.select": "select",
+    "dspex.program.space": "Space",
+    "dspex.program.trace": "Trace",
+    "dspex.program.types": "ApiKey Confidence CostUSD LatencySeconds Probability",
+    "dspex.program.variables": "Bool Choice Demos Float Int Text Var",
+    "dspex.study.loop": "optimize",
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
+
+__all__ = [
+    "FREE",
+    "LM",
+    "ApiKey",
+    "Bool",
+    "Budget",
+    "BudgetExceeded",
+    "CallTimeout",
+    "ChainOfThought",
+    "Choice",
+    "CompileError",
+    "Confidence",
+    "ConnectError",
+    "CoreError",
+    "CostUSD",
+    "DataError",
+    "Dataset",
+    "Demo",
+    "DemoSet",
+    "Demos",
+    "DspexError",
+    "Float",
+    "Int",
+    "LMError",
+    "LatencySeconds",
+    "LocalModelError",
+    "Metric",
+    "MetricError",
+    "Module",
+    "Nearest",
+    "NoLMError",
+    "OutputError",
+    "Predict",
+    "Price",
+    "Probability",
+    "Program",
+    "ProgramError",
+    "RateLimited",
+    "RequestRejected",
+    "ResponseError",
+    "ResumeRefused",
+    "Rule",
+    "Run",
+    "Schema",
+    "Score",
+    "ServerError",
+    "Space",
+    "StudyError",
+    "Text",
+    "Trace",
+    "UsageError",
+    "Var",
+    "__version__",
+    "compile",
+    "errors",
+    "exact_match",
+    "f1",
+    "field",
+    "infer",
+    "load",
+    "load_artifact",
+    "metric",
+    "not_both",
+    "one_of",
+    "optimize",
+    "program",
+    "select",
+    "trace",
+    "using",
+    "var",
+]
+
+
+def __getattr__(name: str) -> object:
+    from importlib import import_module
+
+    if name in ("errors", "program"):
+        return import_module(f"dspex.{name}")
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module 'dspex' has no attribute {name!r}")
+    value: object = getattr(import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

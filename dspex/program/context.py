@@ -1,0 +1,204 @@
+"""What surrounds a call: the chosen model, open traces, the budget's account, the study's journal, the deadline.
+
+One context variable holds one frozen `Context`; it is passed on by asyncio to every task that a program starts.
+There is no process-global settings object.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Protocol
+
+from dspex.errors import NoLMError
+
+if TYPE_CHECKING:
+    from dspex.errors import LMError
+    from dspex.lm.model import LMLike
+    from dspex.lm.spend import Spend
+    from dspex.lm.types import LMResponse
+    from dspex.program.trace import Trace
+
+__all__ = [
+    "Account",
+    "Context",
+    "Journal",
+    "Reservation",
+    "bounded",
+    "current",
+    "resolve_lm",
+    "trace",
+    "using",
+    "within",
+]
+
+
+class Reservation(Protocol):
+    """Part of a budget, set aside for one attempt. Exactly one of the three methods is called, once."""
+
+    def settle(self, spent: Spend, /) -> None:
+        """The attempt ended and its usage is known."""
+        ...
+
+    def release(self) -> None:
+        """Nothing was sent."""
+        ...
+
+    def uncertain(self, upper: Spend, /) -> None:
+        """The request may have been sent; its usage is unknown."""
+        ...
+
+
+class Account(Protocol):
+    """A budget being spent."""
+
+    def reserve(self, upper: Spend, /) -> Reservation:
+        """Set aside an upper bound; never awaits.
+
+        Raises:
+            BudgetExceeded: DX4502, when a cap would be broken.
+        """
+        ...
+
+
+class Journal(Protocol):
+    """A durable record of attempts."""
+
+    def settled(self, key: str, /) -> LMResponse | None:
+        """The answer to `key` that this record already paid for."""
+        ...
+
+    async def started(self, key: str, model: str, reserved: Spend, /) -> int:
+        """Record an attempt; returns its number once the record is durable."""
+        ...
+
+    async def committed(self, attempt: int, key: str, response: LMResponse, spent: Spend, /) -> None:
+        """Record response, usage and settlement as one durable record."""
+        ...
+
+    async def failed(self, attempt: int, key: str, error: LMError, /) -> None:
+        """Record that the attempt gave no answer."""
+        ...
+
+
+class Context:
+    """Everything that surrounds a call. Immutable; `within` enters a changed copy."""
+
+    __slots__ = ("account", "deadline", "journal", "lm", "rollout", "traces")
+    lm: LMLike | None
+    traces: tuple[Trace, ...]
+    account: Account | None
+    journal: Journal | None
+    deadline: float | None
+    rollout: int
+
+    def __init__(
+        self,
+        lm: LMLike | None = None,
+        traces: tuple[Trace, ...] = (),
+        account: Account | None = None,
+        journal: Journal | None = None,
+        deadline: float | None = None,
+        rollout: int = 0,
+    ) -> None:
+        """
+        Args:
+            lm: The model that `using` chose.
+            traces: Open traces, outermost first; every call is recorded in all of them.
+            account: The budget that calls are reserved from.
+            journal: Where attempts are recorded.
+            deadline: Time of `time.monotonic()` at which calls end.
+            rollout: Number of the repeated sample.
+        """
+        for name, value in zip(self.__slots__, (account, deadline, journal, lm, rollout, traces), strict=True):
+            object.__setattr__(self, name, value)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError("Context is immutable")
+
+    def replace(self, **changes: object) -> Context:
+        """A copy with the given fields changed."""
+        fields: dict[str, object] = {name: getattr(self, name) for name in self.__slots__}
+        return Context(**{**fields, **changes})  # pyright: ignore[reportArgumentType]
+
+
+_EMPTY = Context()
+_CONTEXT: ContextVar[Context] = ContextVar("dspex", default=_EMPTY)
+
+
+def current() -> Context:
+    """The context of the running task."""
+    return _CONTEXT.get()
+
+
+@contextmanager
+def within(context: Context) -> Generator[Context]:
+    """Make `context` the current one inside the block."""
+    token = _CONTEXT.set(context)
+    try:
+        yield context
+    finally:
+        _CONTEXT.reset(token)
+
+
+@contextmanager
+def bounded(*, account: Account | None = None, deadline: float | None = None) -> Generator[Context]:
+    """Add a budget and a deadline inside the block; an earlier deadline outside still holds.
+
+    Args:
+        account: Replaces the surrounding account; None keeps it.
+        deadline: Time of `time.monotonic()`; None keeps the surrounding one.
+    """
+    outer = current()
+    ends = [end for end in (outer.deadline, deadline) if end is not None]
+    inner = outer.replace(account=outer.account if account is None else account, deadline=min(ends) if ends else None)
+    with within(inner):
+        yield inner
+
+
+@contextmanager
+def using(*, lm: LMLike) -> Generator[None]:
+    """Choose the language model for everything that is called inside the block and names none itself."""
+    with within(current().replace(lm=lm)):
+        yield
+
+
+@contextmanager
+def trace() -> Generator[Trace]:
+    """Record every call made inside the block: calls, attempts, usage, dollars, reasoning."""
+    from dspex.program.trace import Trace
+
+    opened = Trace()
+    context = current()
+    with within(context.replace(traces=(*context.traces, opened))):
+        yield opened
+
+
+def resolve_lm(lm: LMLike | None) -> LMLike:
+    """The model to call: `lm` (of the module, else its program), `using()`, DSPEX_LM, then [tool.dspex] in pyproject.
+
+    Raises:
+        NoLMError: DX4001 when none of them names a model.
+    """
+    chosen = lm if lm is not None else current().lm
+    if chosen is not None:
+        return chosen
+    named = os.environ.get("DSPEX_LM")
+    if not named:
+        from dspex.settings import setting
+
+        named = setting("lm")
+    if named:
+        return named
+    raise NoLMError(
+        "DX4001",
+        "no language model is chosen",
+        fix=(
+            "one of\n"
+            '    pip install "dspex[local]" && export DSPEX_LM=local/smollm2     # no key, runs on this machine\n'
+            "    export DSPEX_LM=openai/gpt-4.1-mini OPENAI_API_KEY=…\n"
+            '    with dx.using(lm=dx.LM("openai/any-name", base_url="http://127.0.0.1:8000/v1")): …'
+        ),
+    )

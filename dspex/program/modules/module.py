@@ -1,0 +1,444 @@
+"""`Module`: a program that is one call of a language model, with the Variables that every such call has."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar, cast
+
+from dspex.errors import ProgramError
+from dspex.program import ports
+from dspex.program.declare import Declared
+from dspex.program.demos import Demo, DemoSet, DemoSource, is_demo_source
+from dspex.program.program import Program
+from dspex.program.rules import Rule
+from dspex.program.schema import Schema, closed_choice, field_variables
+from dspex.program.tree import join
+from dspex.program.variables import Choice, Demos, Prior, Text, Var, definition, place
+
+if TYPE_CHECKING:
+    from dspex.lm.model import LMLike
+
+__all__ = ["FORMATS", "SCORINGS", "Format", "Module", "ModuleSettings", "Scoring"]
+
+I = TypeVar("I", bound=Schema)  # noqa: E741
+O = TypeVar("O", bound=Schema)  # noqa: E741
+
+Format = Literal["chat", "completion"]
+Scoring = Literal["generate", "logprob", "calibrated"]
+FORMATS: tuple[Format, ...] = ("chat", "completion")
+SCORINGS: tuple[Scoring, ...] = ("generate", "logprob", "calibrated")
+
+# {{name}} stands for a literal {name}; any other brace is text, so that JSON in an instruction needs no escapes.
+_PLACEHOLDER = re.compile(r"\{\{([A-Za-z_]\w*)\}\}|\{([A-Za-z_]\w*)\}")
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleSettings(Generic[I, O]):
+    """Everything that one bound module asks of a model, with every Variable replaced by its value.
+
+    Attributes:
+        path: Dotted path in the program.
+        input: Input schema.
+        output: Output schema.
+        instruction: The task, placeholders filled in.
+        demos: Where demonstrations come from.
+        demos_k: Use only the last k of what `demos` selects; None for all.
+        temperature: Sampling temperature.
+        max_tokens: Upper bound on generated tokens.
+        format: Chat turns, or one raw prompt to be continued.
+        scoring: Generate the answer, or choose it by log-probability, plain or calibrated.
+        reasoning: Whether the model reasons before it answers.
+        lm: The module's model, else its program's; None leaves the choice to the context.
+        input_values: Values of the input fields that are Variables, for inputs that leave them unset.
+        prior: For calibrated scoring, the log-probability of each choice apart from any input; None to measure it
+            with a content-free input.
+    """
+
+    path: str
+    input: type[I]
+    output: type[O]
+    instruction: str
+    demos: DemoSource
+    demos_k: int | None
+    temperature: float
+    max_tokens: int
+    format: Format
+    scoring: Scoring
+    reasoning: bool
+    lm: LMLike | None
+    input_values: Mapping[str, object] = field(default_factory=dict[str, object])
+    prior: tuple[float, ...] | None = None
+
+
+class Module(Program[I, O]):
+    """A program that is one call of a language model.
+
+    By themselves its Variables are ``instruction`` and ``demos``, ``format``, ``scoring`` when the output is one
+    closed choice, ``lm`` when several models are given, and ``input.<field>`` for input fields with
+    ``variable=True``. An argument given as a value fixes what would be a Variable (except for the first members of
+    the instruction's and demonstrations' pools); one given as a Variable is that Variable, by name, of the program
+    that owns the module.
+
+    Args:
+        input: Input schema.
+        output: Output schema.
+        instruction: The task; ``{name}`` stands for the value of a Variable of the owning program, ``{{name}}``
+            for itself. Without it the schemas' docstrings say the task.
+        demos: Demonstrations, or where they come from.
+        demos_k: Use only the last k demonstrations that the source selects.
+        temperature: Sampling temperature, >= 0.
+        max_tokens: Upper bound on generated tokens.
+        format: "chat" or "completion".
+        scoring: "generate", "logprob" or "calibrated"; the latter two need an output of one closed choice.
+        lm: The model, or several for the optimizer to choose from.
+        prior: For calibrated scoring, the log-probability of each choice apart from any input, in the order of the
+            choices. A study fits it (``P.prior``); without it, a content-free input measures it at the first call.
+    """
+
+    reasons: ClassVar[bool] = False
+    prepared: object | None = None
+    """Where the executor keeps what it prepared for this module; copies start without it."""
+
+    _scope = False
+    arguments: Mapping[str, object]
+
+    def __init__(
+        self,
+        input: type[I],
+        output: type[O],
+        *,
+        instruction: str | Var[str] | None = None,
+        demos: DemoSource | Sequence[Demo] | Var[DemoSource] | None = None,
+        demos_k: int | Var[int] | None = None,
+        temperature: float | Var[float] | Var[int] = 0.0,
+        max_tokens: int | Var[int] = 512,
+        format: Format | Var[Format] | Var[str] | None = None,
+        scoring: Scoring | Var[Scoring] | Var[str] | None = None,
+        lm: LMLike | Sequence[LMLike] | Var[str] | None = None,
+        prior: Sequence[float] | None = None,
+    ) -> None:
+        self.at = definition()
+        for side, schema in (("input", input), ("output", output)):
+            if not (isinstance(schema, type) and issubclass(schema, Schema)):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise self._wrong("DX1502", f"the {side} is a dx.Schema class, got {schema!r}")
+        self.input_schema = input
+        self.output_schema = output
+        self.closed = None if self.reasons else closed_choice(output)
+        if isinstance(demos, Sequence):
+            demos = DemoSet(demos)
+        # A list of models becomes names for the Variable and what they stand for.
+        self.models = self._named_models(lm)
+        self.fields = field_variables(input)
+        self.arguments = {
+            "instruction": instruction,
+            "demos": demos,
+            "demos_k": demos_k,
+            "temperature": temperature,
+            "max_tokens": max_tokens,
+            "format": format,
+            "scoring": scoring,
+            "lm": tuple(self.models) if self.models else lm,
+            "prior": None if prior is None else tuple(prior),
+        }
+        for name, value in self.arguments.items():
+            if not isinstance(value, Var):
+                self._check(name, value)
+
+    def _named_models(self, lm: object) -> dict[str, LMLike]:
+        if lm is None or isinstance(lm, str | Var) or not isinstance(lm, Sequence):
+            return {}
+        models: dict[str, LMLike] = {}
+        for model in cast("Sequence[LMLike]", lm):
+            name = _model_name(model)
+            if name in models:
+                raise self._wrong("DX1510", f"lm lists the model {name!r} twice", "name each model once")
+            models[name] = model
+        if not models:
+            raise self._wrong("DX1510", "lm is an empty list", "name at least one model, or leave lm out")
+        return models
+
+    def _wrong(self, code: str, why: str, fix: str | None = None) -> ProgramError:
+        return ProgramError(code, f"{type(self).__name__}: {why}", where=place(self.at), fix=fix)
+
+    def _check(self, name: str, value: object) -> None:
+        """Raise DX1509 when the plain `value` does not fit the argument `name`."""
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        sound = {
+            "instruction": lambda: value is None or isinstance(value, str),
+            "demos": lambda: value is None or is_demo_source(value),
+            "demos_k": lambda: value is None or (whole and cast(int, value) >= 0),
+            "temperature": lambda: (whole or isinstance(value, float)) and 0 <= cast(float, value) < float("inf"),
+            "max_tokens": lambda: whole and cast(int, value) >= 1,
+            "format": lambda: value is None or value in FORMATS,
+            "scoring": lambda: value is None or value in SCORINGS,
+            "lm": lambda: True,
+            "prior": lambda: value is None or self._fits_choices(value),
+        }
+        if not sound[name]():
+            expected = {
+                "instruction": "a text",
+                "demos": "a DemoSet, Nearest or a sequence of dx.Demo",
+                "demos_k": "a whole number >= 0",
+                "temperature": "a finite number >= 0",
+                "max_tokens": "a whole number >= 1",
+                "format": "one of " + ", ".join(FORMATS),
+                "scoring": "one of " + ", ".join(SCORINGS),
+                "prior": "one finite number for each choice of the output",
+            }
+            raise self._wrong("DX1509", f"{name} is {expected[name]}, got {value!r}")
+        if name == "scoring" and value not in (None, "generate") and self.closed is None:
+            raise self._wrong(
+                "DX1509",
+                f"scoring={value!r} needs an output of one closed choice, and {self.output_schema.__name__} is none"
+                + (" before which the model reasons" if self.reasons else ""),
+                "give the output one field of a Literal, Enum or bool type, or leave scoring out",
+            )
+
+    def _fits_choices(self, value: object) -> bool:
+        numbers = cast("tuple[object, ...]", value)
+        count = len(self.closed) if self.closed is not None else -1
+        return len(numbers) == count and all(isinstance(n, int | float) and math.isfinite(n) for n in numbers)
+
+    # --- Variables ------------------------------------------------------------------------------
+
+    def dx_root_path(self) -> str:
+        return re.sub(r"(?<!^)(?=[A-Z])", "_", type(self).__name__).lower()
+
+    def owner(self) -> Program[Any, Any] | None:
+        """The program whose Variables this module's arguments and placeholders name; None for a root."""
+        parent = self.dx_node.parent
+        while parent is not None and not parent.is_scope():
+            parent = parent.dx_node.parent
+        return parent
+
+    def _argument_name(self, variable: Var[Any]) -> str:
+        if not variable.name and isinstance(variable, Declared):
+            variable.settled()
+        return variable.name
+
+    def _owned(self, argument: str) -> Var[Any] | None:
+        """The Variable given as `argument` when no owning program has one of that name, else None."""
+        variable = self._given(argument)
+        if variable is None:
+            return None
+        owner = self.owner()
+        if owner is not None and self._argument_name(variable) in owner.dx_node.values:
+            return None
+        return variable.settled() if isinstance(variable, Declared) else variable
+
+    def _given(self, argument: str) -> Var[Any] | None:
+        """The Variable given as `argument`; None for a plain value."""
+        given: object = self.arguments[argument]
+        return cast("Var[Any]", given) if isinstance(given, Var) else None
+
+    def dx_variables(self) -> dict[str, Var[Any]]:
+        own: dict[str, Var[Any]] = {}
+        for argument, given in self.arguments.items():
+            if isinstance(given, Var):
+                variable = self._owned(argument)
+                if variable is not None:
+                    own.setdefault(variable.name, variable)
+            elif (automatic := self._automatic(argument, given)) is not None:
+                own[argument] = automatic
+        for name, variable in self.fields.items():
+            own[f"input.{name}"] = variable
+        for local, members in self.dx_node.grown.items():
+            variable = own.get(local)
+            if isinstance(variable, Text | Demos):
+                own[local] = variable.grown(*cast("tuple[Any, ...]", members))
+        return own
+
+    def _automatic(self, argument: str, given: object) -> Var[Any] | None:
+        if argument == "instruction":
+            return self._at(Text(argument, (cast("str | None", given) or self.default_instruction(),)))
+        if argument == "demos":
+            return self._at(Demos(argument, (DemoSet() if given is None else cast(DemoSource, given),)))
+        if argument == "format" and given is None:
+            return self._at(Choice[str](argument, FORMATS))
+        if argument == "scoring" and given is None and self.closed is not None:
+            return self._at(Choice[str](argument, SCORINGS))
+        calibrates = self.arguments["scoring"] in (None, "calibrated") or self._given("scoring") is not None
+        if argument == "prior" and given is None and self.closed is not None and calibrates:
+            return self._at(Prior(argument, len(self.closed), when=self._calibrates()))
+        if argument == "lm" and self.models:
+            return self._at(Choice[str](argument, tuple(self.models)))
+        return None
+
+    def _calibrates(self) -> Rule | None:
+        """The condition of the prior; None when the scoring is no Variable."""
+        scoring = self._automatic("scoring", self.arguments["scoring"])
+        return None if scoring is None or self._hidden("scoring") else scoring.is_("calibrated")
+
+    def _hidden(self, argument: str) -> bool:
+        """Whether the owning program has a Variable of this name, which rules would then mean."""
+        owner = self.owner()
+        return owner is not None and argument in owner.dx_node.values
+
+    def _at(self, variable: Var[Any]) -> Var[Any]:
+        variable.at = self.at
+        return variable
+
+    def default_instruction(self) -> str:
+        """The task when the author writes none: the output's docstring, the input's, else the fields' names."""
+        for schema in (self.output_schema, self.input_schema):
+            text = schema.__dict__.get("__doc__")
+            if isinstance(text, str) and text.strip():
+                from inspect import cleandoc
+
+                return cleandoc(text)
+        given = ", ".join(f"`{name}`" for name in self.input_schema.model_fields)
+        wanted = ", ".join(f"`{name}`" for name in self.output_schema.model_fields)
+        return f"Given the fields {given}, produce the fields {wanted}."
+
+    def dx_rules(self) -> tuple[Rule, ...]:
+        return ()
+
+    def children(self) -> dict[str, Program[Any, Any]]:
+        return {}
+
+    def dx_replace_children(self, visit: Callable[[Program[Any, Any], str, Rule | None], Program[Any, Any]]) -> None:
+        pass
+
+    def dx_show(self, values: Mapping[str, object]) -> None:
+        pass
+
+    def dx_full_name(self, name: str) -> str:
+        own = {variable.name for argument in self.arguments if (variable := self._owned(argument)) is not None}
+        owner = self.owner()
+        automatic = self.arguments.get(name) is None and name == "scoring" and not self._hidden(name)
+        if name in own or owner is None or automatic:
+            return join(self.dx_node.path, name)
+        return owner.dx_full_name(name)
+
+    # --- what is sent ---------------------------------------------------------------------------
+
+    def _value(self, argument: str, variables: Mapping[str, Var[Any]]) -> object:
+        given = self._given(argument)
+        values = self.dx_node.values
+        if given is None:
+            if argument in variables:
+                return values.get(argument, variables[argument].default)
+            return self.arguments[argument]
+        name = self._argument_name(given)
+        if name in variables:
+            value = values.get(name, variables[name].default)
+        else:
+            value = cast("Program[Any, Any]", self.owner()).dx_node.values[name]
+        plain = cast(object, value.value) if isinstance(value, Enum) else value
+        self._check(argument, plain)
+        return plain
+
+    @cached_property
+    def settings(self) -> ModuleSettings[I, O]:
+        """What this module asks of a model, with every Variable replaced by its value."""
+        variables = self.dx_variables()
+        if self.owner() is None:
+            self.check_names()
+        values = self.dx_node.values
+        value = {argument: self._value(argument, variables) for argument in self.arguments}
+        scoring = value["scoring"] if self.closed is not None else "generate"
+        return ModuleSettings(
+            path=self.dx_node.path,
+            input=self.input_schema,
+            output=self.output_schema,
+            instruction=self._filled(cast(str, value["instruction"]), variables),
+            demos=cast(DemoSource, value["demos"]),
+            demos_k=cast("int | None", value["demos_k"]),
+            temperature=float(cast(float, value["temperature"])),
+            max_tokens=cast(int, value["max_tokens"]),
+            format=cast(Format, value["format"]),
+            scoring=cast(Scoring, scoring),
+            reasoning=self.reasons,
+            lm=self._model(value["lm"]),
+            prior=cast("tuple[float, ...] | None", value["prior"]),
+            input_values={
+                name: values.get(f"input.{name}", variable.default) for name, variable in self.fields.items()
+            },
+        )
+
+    def _model(self, chosen: object) -> LMLike | None:
+        if chosen is not None:
+            return self.models.get(chosen, chosen) if isinstance(chosen, str) else cast("LMLike", chosen)
+        parent = self.dx_node.parent
+        while parent is not None:
+            if parent.lm is not None:
+                return parent.lm
+            parent = parent.dx_node.parent
+        return self.lm
+
+    def _known_names(self, variables: Mapping[str, Var[Any]]) -> dict[str, object]:
+        """What placeholders may name: Variables given to this module, then those of the owning program."""
+        owner = self.owner()
+        known = dict(owner.dx_node.values) if owner is not None else {}
+        values = self.dx_node.values
+        for name in variables:
+            if name not in self.arguments and "." not in name:
+                known[name] = values.get(name, variables[name].default)
+        return known
+
+    def _filled(self, text: str, variables: Mapping[str, Var[Any]]) -> str:
+        if "{" not in text:
+            return text
+        known = self._known_names(variables)
+
+        def replacement(match: re.Match[str]) -> str:
+            escaped, name = match.groups()
+            if escaped is not None:
+                return "{" + escaped + "}"
+            # A text that a proposer wrote may hold any braces; the author's own texts were checked.
+            if name not in known:
+                return match.group()
+            value = known[name]
+            return str(cast(object, value.value) if isinstance(value, Enum) else value)
+
+        return _PLACEHOLDER.sub(replacement, text)
+
+    def check_names(self) -> None:
+        """Raise DX1506 when an instruction that the author wrote names a Variable that does not exist."""
+        variables = self.dx_variables()
+        given = self._given("instruction")
+        plain = self.arguments["instruction"]
+        texts: Sequence[str] = (plain,) if isinstance(plain, str) else ()
+        if given is not None:
+            settled = given.settled() if isinstance(given, Declared) else given
+            texts = cast("tuple[str, ...]", settled.options)
+        known = self._known_names(variables)
+        for text in texts:
+            for match in _PLACEHOLDER.finditer(text):
+                name = match.group(2)
+                if name is not None and name not in known:
+                    raise self._wrong(
+                        "DX1506",
+                        f"the instruction of {self.dx_node.path!r} names {{{name}}}, which is no Variable; "
+                        f"known are {', '.join(sorted(known)) or '(none)'}",
+                        f"declare the Variable, or write {{{{{name}}}}} for a literal {{{name}}}",
+                    )
+
+    # --- the call -------------------------------------------------------------------------------
+
+    async def __call__(self, x: I, /) -> O:
+        """One call of the model under the current context."""
+        settings = self.settings
+        if not isinstance(x, settings.input):
+            raise ProgramError(
+                "DX1514",
+                f"{settings.path} takes {settings.input.__name__}, got {type(x).__name__}",
+                where=settings.path,
+            )
+        if settings.input_values:
+            unset = {name: value for name, value in settings.input_values.items() if name not in x.model_fields_set}
+            if unset:
+                x = x.model_copy(update=unset)
+        return await ports.call_module(self, x)
+
+
+def _model_name(model: LMLike) -> str:
+    if isinstance(model, str):
+        return model
+    name = getattr(model, "model", None)
+    return name if isinstance(name, str) else cast(str, getattr(model, "name"))  # noqa: B009

@@ -1,0 +1,95 @@
+"""The upward calls: the one file of this package that reaches higher ranks, each import inside its function."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from dspex.program.schema import Schema
+
+if TYPE_CHECKING:
+    from dspex.compiler.compiled import Compiled
+    from dspex.compiler.lower import Lowered
+    from dspex.lm.spend import Budget
+    from dspex.program.modules import Module
+    from dspex.program.program import Program
+    from dspex.program.space import Space
+
+I = TypeVar("I", bound=Schema)  # noqa: E741
+O = TypeVar("O", bound=Schema)  # noqa: E741
+P = TypeVar("P", bound="Program[Any, Any]")
+
+
+def call_module(module: Module[I, O], x: I) -> Awaitable[O]:
+    """One call of one module under the current context."""
+    from dspex.executor.modules import call_module as target
+
+    return target(module, x)
+
+
+def run(program: Program[I, O], x: I, timeout: float | None, budget: Budget | None) -> O:
+    """Call `program` from synchronous code, inside a running loop or outside."""
+    from dspex.executor.runner import run as target
+
+    return target(program, x, timeout, budget)
+
+
+def batch(
+    program: Program[I, O],
+    xs: Iterable[I],
+    on_error: str,
+    concurrency: int | None,
+    timeout: float | None,
+    budget: Budget | None,
+) -> list[Any]:
+    """Call `program` on many inputs; outputs in the order of the inputs."""
+    from dspex.executor.runner import batch as target
+
+    return target(program, xs, on_error, concurrency, timeout, budget)  # pyright: ignore[reportArgumentType]
+
+
+def batch_async(
+    program: Program[I, O],
+    xs: Iterable[I],
+    on_error: str,
+    concurrency: int | None,
+    timeout: float | None,
+    budget: Budget | None,
+) -> Awaitable[list[Any]]:
+    """`batch`, awaited."""
+    from dspex.executor.runner import batch_async as target
+
+    return target(program, xs, on_error, concurrency, timeout, budget)  # pyright: ignore[reportArgumentType]
+
+
+def optimize(program: P, data: Any, maximize: Any, **options: Any) -> P:
+    """Search the program's Variables for the best score; returns the same class with the winner bound."""
+    from dspex.study.loop import optimize as target
+
+    return target(program, data, maximize, **options)
+
+
+def optimize_async(program: P, data: Any, maximize: Any, **options: Any) -> Awaitable[P]:
+    """`optimize`, awaited."""
+    from dspex.study.loop import optimize_async as target
+
+    return target(program, data, maximize, **options)
+
+
+def compile(program: Program[I, O]) -> Compiled[I, O]:
+    """The program's graph and flat parameter table."""
+    from dspex.compiler import compile as target
+
+    return target(program)
+
+
+def lower(space: Space) -> Lowered:
+    """The flat parameter table of a space."""
+    from dspex.compiler.lower import lower as target
+
+    return target(tuple(space.variables.values()), space.rules)
+
+
+def sample(space: Space, n: int, seed: int) -> Sequence[dict[str, object]]:
+    """`n` configurations that satisfy the rules, drawn by the core."""
+    return lower(space).sample(n, seed)
