@@ -1,0 +1,1 @@
+"""The program graph: nodes, types, canonical text, parser and verifier."""
