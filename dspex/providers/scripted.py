@@ -1,0 +1,185 @@
+"""A model whose answers are a Python function: for tests, examples and benchmarks."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Awaitable, Callable, Mapping
+from enum import Enum
+from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
+from typing import cast
+from uuid import uuid4
+
+from pydantic_core import to_json
+
+from dspex.errors import OutputError
+from dspex.lm.types import FREE, Capabilities, LMRequest, LMResponse, Price, Usage
+
+Scripted = Mapping[str, object] | str | LMResponse
+Script = Callable[[LMRequest], Scripted | Awaitable[Scripted]]
+
+_CAPABILITIES = Capabilities(raw_prompt=True, json_schema=True, choices=True, score_choices=True)
+
+_ANSWERS = (dict, str, LMResponse, Mapping)
+
+CHOSEN_LOGPROB = 0.0
+OTHER_LOGPROB = -20.0
+
+
+class ScriptedLM:
+    """A `LanguageModel` that answers with ``fn(request)``.
+
+    What `fn` may return, synchronously or not:
+
+    - a mapping of output fields: becomes a JSON object; for a request with ``choices`` its one value becomes the text;
+    - a text: is the answer as it stands;
+    - an `LMResponse`: is passed through.
+
+    A request for scores of choices gives 0.0 to the choice that `fn` names and -20.0 to each other. For a request with
+    choices, a text outside them is passed on as it stands: so does a bad model behave.
+
+    Usage counts words, runs of text between white space, in messages or prompt and in the answer. The price is zero.
+
+    Attributes:
+        calls: How often `complete` was called.
+    """
+
+    def __init__(self, fn: Script, *, name: str = "scripted/lm", fingerprint: str | None = None) -> None:
+        """See the class.
+
+        Args:
+            fn: Pure: the same request, the same answer.
+            name: What reports call the model.
+            fingerprint: Identity for caches and resume. By default a hash of the function's code and of the plain
+                values it refers to, and unique to this object where that cannot be told.
+        """
+        self._fn = fn
+        self._name = name
+        self._fingerprint = fingerprint
+        self.calls = 0
+
+    def __repr__(self) -> str:
+        return f"ScriptedLM({self._name!r}, calls={self.calls})"
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def fingerprint(self) -> str:
+        if self._fingerprint is None:
+            self._fingerprint = f"scripted:{self._name}:{_code_hash(self._fn) or uuid4().hex}"
+        return self._fingerprint
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return _CAPABILITIES
+
+    @property
+    def price(self) -> Price | None:
+        return FREE
+
+    async def complete(self, request: LMRequest, /) -> LMResponse:
+        self.calls += 1
+        answer = self._fn(request)
+        if not isinstance(answer, _ANSWERS):
+            answer = await answer
+        if isinstance(answer, LMResponse):
+            return answer
+        if isinstance(answer, str):
+            text = answer
+        elif request.choices:
+            text = _only_value(answer)
+        else:
+            text = to_json(answer).decode()
+        logprobs: tuple[float, ...] | None = None
+        if request.score_choices:
+            if text not in request.choices:
+                raise OutputError(
+                    "DX4403",
+                    f"the scripted answer {text!r} is none of the choices to be scored, {list(request.choices)}",
+                    where=self._name,
+                    sent="yes",
+                )
+            logprobs = tuple(CHOSEN_LOGPROB if c == text else OTHER_LOGPROB for c in request.choices)
+        asked = 0 if request.prompt is None else len(request.prompt.split())
+        for message in request.messages:
+            asked += len(message.content.split())
+        return LMResponse(text, Usage(asked, len(text.split())), "stop", self._name, logprobs)
+
+    async def aclose(self) -> None:
+        """Nothing to release."""
+
+
+def _only_value(answer: Mapping[str, object]) -> str:
+    if len(answer) != 1:
+        raise OutputError(
+            "DX4404",
+            f"the request has choices, so a scripted mapping has one value; got the fields {list(answer)}",
+            fix="return the one output field, or a text",
+            sent="yes",
+        )
+    (value,) = answer.values()
+    if isinstance(value, Enum):
+        value = cast(object, value.value)
+    return value if isinstance(value, str) else to_json(value).decode()
+
+
+# ----------------------------------------------------------------- identity of a function
+
+_PLAIN = (str, bytes, int, float, complex, bool, type(None))
+
+
+def _code_hash(fn: object) -> str | None:
+    """Hash of a function's code, defaults, closure and plain globals; None when it holds more than these."""
+    parts: list[str] = []
+    if not _describe(fn, parts, set()):
+        return None
+    return hashlib.sha256("\x00".join(parts).encode()).hexdigest()[:32]
+
+
+def _describe(value: object, parts: list[str], seen: set[int]) -> bool:
+    if isinstance(value, _PLAIN):
+        parts.append(repr(value))
+        return True
+    if isinstance(value, tuple | frozenset):
+        items = cast("tuple[object, ...]", value)
+        ordered = sorted(items, key=repr) if isinstance(value, frozenset) else items
+        return all(_describe(item, parts, seen) for item in ordered)
+    if isinstance(value, ModuleType):
+        parts.append(f"module {value.__name__}")
+        return True
+    if isinstance(value, type | BuiltinFunctionType):
+        parts.append(f"{value.__module__}.{value.__qualname__}")
+        return True
+    if not isinstance(value, FunctionType):
+        return False
+    if id(value) in seen:
+        return True
+    seen.add(id(value))
+    names = _describe_code(value.__code__, parts)
+    globals_ = value.__globals__
+    for name in sorted(names & globals_.keys()):
+        parts.append(name)
+        if not _describe(globals_[name], parts, seen):
+            return False
+    cells: list[object] = []
+    for cell in value.__closure__ or ():
+        try:
+            cells.append(cell.cell_contents)
+        except ValueError:
+            return False
+    keywords = tuple(sorted((value.__kwdefaults__ or {}).items()))
+    return all(_describe(item, parts, seen) for item in (*cells, value.__defaults__ or (), keywords))
+
+
+def _describe_code(code: CodeType, parts: list[str]) -> set[str]:
+    parts.append(code.co_code.hex())
+    parts.append(repr(code.co_names))
+    names = set(code.co_names)
+    for constant in code.co_consts:
+        if inspect.iscode(constant):
+            names |= _describe_code(constant, parts)
+        else:
+            parts.append(repr(constant))
+    return names

@@ -1,0 +1,137 @@
+"""`ScriptedLM`: what scripts may return, what they cost, and what identifies them."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import json
+from typing import Any
+
+import pytest
+
+from dspex.errors import OutputError
+from dspex.lm.types import FREE, LMRequest, LMResponse, Message, Usage
+from dspex.testing import ScriptedLM
+
+ASK = LMRequest(
+    messages=(Message("system", "Be  brief.\n"), Message("user", "Which city is it?")), output_fields=("answer",)
+)
+PICK = LMRequest(prompt="Pick one:", choices=("a", "b", "true"), output_fields=("label",))
+
+
+class Label(enum.Enum):
+    A = "a"
+
+
+def ask(answer: Any, request: LMRequest = ASK) -> LMResponse:
+    return asyncio.run(ScriptedLM(lambda _: answer).complete(request))
+
+
+def test_a_mapping_becomes_a_json_object() -> None:
+    response = ask({"answer": "Paris", "sure": 0.5})
+    assert json.loads(response.text) == {"answer": "Paris", "sure": 0.5}
+
+
+def test_usage_counts_words() -> None:
+    assert ask("It is Paris") == LMResponse("It is Paris", Usage(6, 3), "stop", "scripted/lm")
+
+
+def test_a_response_is_passed_through() -> None:
+    given = LMResponse("x", None, "length", "m")
+    assert ask(given) is given
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"), [("b", "b"), ({"label": "b"}, "b"), ({"label": Label.A}, "a"), ({"label": True}, "true")]
+)
+def test_choices_get_the_one_value(answer: object, text: str) -> None:
+    assert ask(answer, PICK).text == text
+
+
+def test_a_value_outside_the_choices_is_passed_on_as_a_bad_model_would() -> None:
+    assert ask({"label": "z"}, PICK).text == "z"
+
+
+def test_scores_favour_the_chosen() -> None:
+    request = LMRequest(prompt="?", choices=("a", "b"), score_choices=True)
+    response = ask({"label": "b"}, request)
+    assert (response.text, response.choice_logprobs) == ("b", (-20.0, 0.0))
+
+
+def test_what_cannot_be_scored_is_a_coded_error() -> None:
+    request = LMRequest(prompt="?", choices=("a", "b"), score_choices=True)
+    for answer, code in (({"label": "z"}, "DX4403"), ({"label": "a", "more": 1}, "DX4404")):
+        with pytest.raises(OutputError) as caught:
+            ask(answer, request)
+        assert caught.value.code == code
+
+
+def test_scripts_may_be_asynchronous_and_calls_are_counted() -> None:
+    async def script(request: LMRequest) -> str:
+        await asyncio.sleep(0)
+        return request.messages[-1].content
+
+    lm = ScriptedLM(script)
+
+    async def work() -> list[LMResponse]:
+        return await asyncio.gather(*(lm.complete(ASK) for _ in range(5)))
+
+    assert {r.text for r in asyncio.run(work())} == {"Which city is it?"}
+    assert lm.calls == 5
+    assert lm.price == FREE
+    assert lm.name == "scripted/lm"
+
+
+def test_a_synchronous_script_makes_no_task() -> None:
+    async def work() -> int:
+        await asyncio.gather(ScriptedLM(lambda _: "x").complete(ASK))
+        coroutine = ScriptedLM(lambda _: "x").complete(ASK)
+        with pytest.raises(StopIteration):
+            # Ends in its first step: nothing was awaited.
+            coroutine.send(None)
+        return len(asyncio.all_tasks())
+
+    assert asyncio.run(work()) == 1
+
+
+LIMIT = 3
+NAMES = ["a"]
+
+
+def make(value: object) -> ScriptedLM:
+    return ScriptedLM(lambda request: f"{value}{request.rollout}")
+
+
+def test_fingerprints_follow_the_code_and_the_plain_values_it_uses() -> None:
+    assert make(1).fingerprint == make(1).fingerprint
+    assert make((1, "x")).fingerprint == make((1, "x")).fingerprint
+    assert make(1).fingerprint != make(2).fingerprint
+    assert ScriptedLM(lambda _: "a").fingerprint != ScriptedLM(lambda _: "b").fingerprint
+    assert ScriptedLM(lambda _: "a").fingerprint != ScriptedLM(lambda _: "a", name="scripted/b").fingerprint
+    assert ScriptedLM(lambda _: "a" * LIMIT).fingerprint == ScriptedLM(lambda _: "a" * LIMIT).fingerprint
+    assert ScriptedLM(lambda _: json.dumps(1)).fingerprint == ScriptedLM(lambda _: json.dumps(1)).fingerprint
+
+
+def test_a_global_value_is_part_of_the_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
+    def script(_: LMRequest) -> str:
+        return "a" * LIMIT
+
+    before = ScriptedLM(script).fingerprint
+    monkeypatch.setitem(globals(), "LIMIT", 4)
+    assert ScriptedLM(script).fingerprint != before
+
+
+def test_a_script_that_uses_what_may_change_is_like_no_other() -> None:
+    assert make([1]).fingerprint != make([1]).fingerprint
+    assert ScriptedLM(lambda _: NAMES[0]).fingerprint != ScriptedLM(lambda _: NAMES[0]).fingerprint
+    given = [ScriptedLM(lambda _: NAMES[0], fingerprint="mine").fingerprint for _ in range(2)]
+    assert given == ["mine", "mine"]
+    lm = make([1])
+    assert lm.fingerprint == lm.fingerprint
+
+
+def test_a_script_that_calls_itself_has_a_fingerprint() -> None:
+    def down(request: LMRequest, n: int = 3) -> str:
+        return "x" if n == 0 else down(request, n - 1)
+
+    assert ScriptedLM(down).fingerprint == ScriptedLM(down).fingerprint
