@@ -1,0 +1,1 @@
+"""The same work on dspex and on a peer, measured in one run."""

@@ -1,0 +1,1 @@
+"""One typed question-and-answer call, on dspex and on DSPy."""

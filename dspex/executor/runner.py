@@ -1,0 +1,293 @@
+"""From synchronous code into programs: one background event loop a process, and bounded batches."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import concurrent.futures
+import contextvars
+import os
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterable, Sized
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from dspex.errors import UsageError
+from dspex.executor.budget import BudgetAccount
+from dspex.executor.limits import borrowing
+from dspex.lm.spend import Budget
+from dspex.program.context import bounded
+from dspex.program.schema import Schema
+
+if TYPE_CHECKING:
+    from dspex.program.program import Program
+
+T = TypeVar("T")
+I = TypeVar("I", bound=Schema)  # noqa: E741
+O = TypeVar("O", bound=Schema)  # noqa: E741
+
+OnError = Literal["raise", "return"]
+DEFAULT_CONCURRENCY = 64
+"""Inputs of a batch in work at once; the limits of the models bind below it."""
+
+_CLOSING_SECONDS = 5.0
+
+
+class LoopThread:
+    """An event loop that runs in a daemon thread until `close`."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._work, name="dspex-loop", daemon=True)
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can take work."""
+        return self._thread.is_alive()
+
+    @property
+    def inside(self) -> bool:
+        """Whether the caller runs in this very thread."""
+        return threading.current_thread() is self._thread
+
+    def _work(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        try:
+            self.loop.run_forever()
+        finally:
+            try:
+                self._drain()
+            finally:
+                asyncio.set_event_loop(None)
+                self.loop.close()
+
+    def _drain(self) -> None:
+        tasks = asyncio.all_tasks(self.loop)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            self.loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run `work` to its end in a copy of the caller's context, and return or raise what it does.
+
+        A KeyboardInterrupt in the caller cancels the work and is raised once the work has ended.
+        """
+        context = contextvars.copy_context()
+        done: concurrent.futures.Future[T] = concurrent.futures.Future()
+        started: list[asyncio.Task[None]] = []
+
+        async def carry() -> None:
+            try:
+                value = await work
+            except BaseException as error:  # noqa: BLE001  supervision boundary: hands the outcome over
+                # Every outcome is the caller's, an exit included: it must not end the loop of all others.
+                done.set_exception(error)
+            else:
+                done.set_result(value)
+
+        def start() -> None:
+            started.append(self.loop.create_task(carry(), context=context))
+
+        def cancel() -> None:
+            for task in started:
+                task.cancel()
+
+        self.loop.call_soon_threadsafe(start)
+        try:
+            return done.result()
+        except KeyboardInterrupt:
+            if not done.done():
+                self.loop.call_soon_threadsafe(cancel)
+                # The second interrupt leaves at once.
+                concurrent.futures.wait((done,))
+            raise
+
+    def close(self) -> None:
+        """Cancel what runs, close clients, end the thread."""
+        if self._thread.is_alive() and not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(self.loop.stop)
+            if not self.inside:
+                self._thread.join(_CLOSING_SECONDS)
+
+
+_thread: LoopThread | None = None
+_lock = threading.Lock()
+_inherited: list[LoopThread | None] = []
+
+
+def _after_fork() -> None:
+    global _thread, _lock
+    # The thread does not exist in a child, and its loop's epoll set is the parent's: keep it, use it never.
+    _inherited.append(_thread)
+    _thread = None
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def background() -> LoopThread:
+    """The process's background loop, started at its first use."""
+    global _thread
+    with _lock:
+        if _thread is None or not _thread.alive:
+            _thread = LoopThread()
+            atexit.register(_thread.close)
+        return _thread
+
+
+def wait_for(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run a coroutine from synchronous code, also inside a running loop (a notebook, a synchronous metric).
+
+    A running loop of the caller stands still meanwhile; await the program there instead where you can.
+    """
+    thread = background()
+    if not _loop_runs():
+        return thread.run(work())
+    token = borrowing.set(True)
+    try:
+        if not thread.inside:
+            return thread.run(work())
+        # Our own loop is the one that stands still: the work needs another.
+        nested = LoopThread()
+        try:
+            return nested.run(work())
+        finally:
+            nested.close()
+    finally:
+        borrowing.reset(token)
+
+
+def _loop_runs() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def run(program: Program[I, O], x: I, timeout: float | None = None, budget: Budget | None = None) -> O:
+    """Call `program` on one input from synchronous code.
+
+    Args:
+        program: What to call.
+        x: Its input.
+        timeout: Seconds for the whole run; DX4702 when they pass.
+        budget: Caps on what the run may spend.
+    """
+    return wait_for(lambda: run_async(program, x, timeout, budget))
+
+
+async def run_async(program: Program[I, O], x: I, timeout: float | None = None, budget: Budget | None = None) -> O:
+    """`run`, awaited."""
+    if timeout is None and budget is None:
+        return await program(x)
+    with bounded(account=_account(budget), deadline=_deadline(timeout, budget)):
+        return await program(x)
+
+
+def batch(
+    program: Program[I, O],
+    xs: Iterable[I],
+    on_error: OnError = "raise",
+    concurrency: int | None = None,
+    timeout: float | None = None,
+    budget: Budget | None = None,
+) -> list[O | Exception]:
+    """Call `program` on many inputs from synchronous code; see `batch_async`."""
+    return wait_for(lambda: batch_async(program, xs, on_error, concurrency, timeout, budget))
+
+
+async def batch_async(
+    program: Program[I, O],
+    xs: Iterable[I],
+    on_error: OnError = "raise",
+    concurrency: int | None = None,
+    timeout: float | None = None,
+    budget: Budget | None = None,
+) -> list[O | Exception]:
+    """Call `program` on many inputs, at most `concurrency` at once; outputs in the order of the inputs.
+
+    Args:
+        program: What to call.
+        xs: Inputs; an iterator is drawn from as work proceeds.
+        on_error: "return" puts an input's error in its place and goes on. "raise" stops at the first error,
+            and raises it with ``partial``: a tuple with the outputs so far, None where there is none.
+        concurrency: Inputs in work at once.
+        timeout: Seconds for the whole batch.
+        budget: Caps on what the batch may spend.
+    """
+    if on_error not in ("raise", "return"):
+        raise UsageError("DX8107", f"on_error is 'raise' or 'return', got {on_error!r}")
+    width = DEFAULT_CONCURRENCY if concurrency is None else concurrency
+    if width < 1:
+        raise UsageError("DX8103", f"concurrency is at least 1, got {width}")
+    with bounded(account=_account(budget), deadline=_deadline(timeout, budget)):
+        return await _batch(program, xs, on_error, width)
+
+
+async def _batch(program: Program[I, O], xs: Iterable[I], on_error: OnError, width: int) -> list[O | Exception]:
+    source = iter(xs)
+    if isinstance(xs, Sized):
+        width = min(width, len(xs))
+    results: list[O | Exception | None] = []
+    failed: list[int] = []
+
+    async def work() -> None:
+        # Workers draw from one iterator: as many tasks as may run, not as many as there are inputs.
+        while not (failed and on_error == "raise"):
+            try:
+                x = next(source)
+            except StopIteration:
+                return
+            place = len(results)
+            results.append(None)
+            try:
+                results[place] = await program(x)
+            except Exception as error:  # noqa: BLE001  supervision boundary: the user's program
+                results[place] = error
+                failed.append(place)
+                if on_error == "raise":
+                    for other in workers:
+                        if other is not asyncio.current_task():
+                            other.cancel()
+
+    workers: list[asyncio.Task[None]] = []
+    try:
+        workers.extend(asyncio.ensure_future(work()) for _ in range(width))
+        await asyncio.gather(*workers, return_exceptions=True)
+    finally:
+        for worker in workers:
+            worker.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
+    for worker in workers:
+        # Not a failure of the program but of the inputs' iterator, or an exit: that is raised as it is.
+        if not worker.cancelled() and (error := worker.exception()) is not None:
+            raise error
+    if failed and on_error == "raise":
+        first = results[min(failed)]
+        if isinstance(first, Exception):
+            first.partial = tuple(None if isinstance(one, Exception) else one for one in results)  # type: ignore[attr-defined]
+            raise first
+    return [one for one in results if one is not None]
+
+
+def _account(budget: Budget | None) -> BudgetAccount | None:
+    if budget is None:
+        return None
+    from dspex.program.context import current
+
+    return BudgetAccount(budget, parent=current().account)
+
+
+def _deadline(timeout: float | None, budget: Budget | None) -> float | None:
+    if timeout is not None and not timeout > 0:
+        raise UsageError("DX8104", f"timeout is a positive number of seconds, got {timeout}")
+    # A cap on wall time ends calls in the air as well; the account alone would only begin no more.
+    wall = None if budget is None else budget.wall_seconds
+    seconds = min((end for end in (timeout, wall) if end is not None), default=None)
+    return None if seconds is None else time.monotonic() + seconds
