@@ -80,10 +80,7 @@ def _pair_problems(rows: Sequence[Row]) -> Iterator[str]:
         {name: {tuple(t[:START_LENGTH])} for name, t in tokens.items()},
         f"first {START_LENGTH} words",
     )
-    runs = {
-        name: {tuple(t[i : i + RUN_LENGTH]) for i in range(len(t) - RUN_LENGTH + 1)}
-        for name, t in tokens.items()
-    }
+    runs = {name: {tuple(t[i : i + RUN_LENGTH]) for i in range(len(t) - RUN_LENGTH + 1)} for name, t in tokens.items()}
     yield from _shared(runs, f"run of {RUN_LENGTH} words")
 
     vocabularies = {name: set(t) for name, t in tokens.items()}
