@@ -1,0 +1,1 @@
+"""Writers of new members of Text and Demos pools."""

@@ -1,0 +1,1 @@
+"""Persistent, resumable searches over a program's Variables."""

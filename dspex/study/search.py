@@ -1,0 +1,464 @@
+"""The search: brackets of candidates raced over validation examples, and what is believed of each afterwards.
+
+A bracket begins with many candidates on few examples; the better half goes on to twice as many. Results are
+told to the optimizer, whose candidates fill the next bracket together with the best so far. Every decision is
+a function of the seed, the results in logical order and the logical budget.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Generic, TypeVar
+
+from dspex.errors import StudyError
+from dspex.evaluation.dataset import Example
+from dspex.lm.spend import NOTHING, Spend
+from dspex.optimizers import PairedRace
+from dspex.optimizers.optimizer import Optimizer
+from dspex.program.program import Program
+from dspex.program.schema import Schema
+from dspex.program.trace import CallRecord
+from dspex.study.calibration import fitted_prior, module_scores
+from dspex.study.evaluations import Candidate, Evaluations, Job
+from dspex.study.ledger import larger, scaled
+from dspex.study.strategy import ModuleNames, Seed, calls_per_example, is_zero_shot
+from dspex.study.study import Trial
+from dspex.telemetry.events import Json, TrialAsked, TrialTold
+
+I = TypeVar("I", bound=Schema)  # noqa: E741
+O = TypeVar("O", bound=Schema)  # noqa: E741
+
+FIRST_SHARE = 0.7
+"""Share of the search budget that the first bracket may take; the rest lets the optimizer act on what it saw."""
+
+FEW, MANY = 8, 16
+"""Examples of a first rung, under a small and under a large budget."""
+
+PLENTY = 1_500
+"""Evaluations from which a budget counts as large."""
+
+MOST_ENTRANTS = 24
+LATER_ENTRANTS = 12
+SHRINKAGE = 4.0
+"""Examples' worth of the common mean in a candidate's posterior mean."""
+
+DUPLICATES = 8
+"""So many candidates in a row that are known already mean that the space is exhausted."""
+
+
+def race_cost(entrants: int, first: int, examples: int) -> int:
+    """Evaluations that a race of so many new candidates takes."""
+    total, alive, used, before = 0, entrants, min(first, examples), 0
+    while True:
+        total += alive * (used - before)
+        if used == examples:
+            return total
+        alive, before, used = math.ceil(alive / 2), used, min(used * 2, examples)
+
+
+def entrants_for(evaluations: int | None, first: int, examples: int, most: int) -> int:
+    """How many new candidates a race can have within so many evaluations; 0 when not even one first rung fits."""
+    if evaluations is None:
+        return most
+    if evaluations < min(first, examples):
+        return 0
+    count = 1
+    while count < most and race_cost(count + 1, first, examples) <= evaluations:
+        count += 1
+    return count
+
+
+def _silent(_: str) -> None:
+    """Nobody watches."""
+
+
+class Search(Generic[I, O]):
+    """The search over one program.
+
+    Args:
+        program: With grown pools, at its default configuration.
+        optimizer: Over the Variables that are searched.
+        fixed: Values of the Variables that are not.
+        modules: Names of every module's Variables.
+        seeds: The first candidates, the most promising first.
+        examples: Validation examples in the one order in which every candidate sees them.
+        held_out: How many examples the final evaluation has.
+        shares: How often each choice of a module is wanted, by the module's path.
+        evaluations: Buys the evaluations.
+        watch: Told the best mean so far and a message.
+    """
+
+    def __init__(
+        self,
+        program: Program[I, O],
+        optimizer: Optimizer | None,
+        fixed: Mapping[str, object],
+        modules: Sequence[ModuleNames],
+        seeds: Sequence[Seed],
+        examples: Sequence[Example[I, O]],
+        held_out: int,
+        evaluations: Evaluations[I, O],
+        *,
+        shares: Mapping[str, Sequence[float]] | None = None,
+        watch: Callable[[str], None] | None = None,
+    ) -> None:
+        self.program = program
+        self.modules = modules
+        self.examples = tuple(examples)
+        self.candidates: dict[str, Candidate[I, O]] = {}
+        self.rungs: list[dict[str, Json]] = []
+        self.exhausted = False
+        self._optimizer = optimizer
+        self._fixed = dict(fixed)
+        self._seeds = list(seeds)
+        self._other_formats = any(
+            seed.overrides and is_zero_shot({**program.config, **seed.overrides}, program.config, modules)
+            for seed in seeds
+        )
+        self._held_out = held_out
+        self._shares = dict(shares or {})
+        self._evaluations = evaluations
+        self._watch = watch or _silent
+        self._told: dict[int, tuple[float, int]] = {}
+        self._times: dict[int, int] = {}
+        # Ranking looks at every candidate after every rung: only those with news are looked at again.
+        self._scores: dict[int, tuple[int, list[float]]] = {}
+        self._zero_shot: list[Candidate[I, O]] = []
+        self._default_config = dict(program.config)
+        self.default = self._admit("default", self._default_config)
+        self._waiting: list[Candidate[I, O]] = []
+        if optimizer is not None:
+            # An optimizer asks its space's own default first, which a program bound to other values differs from.
+            ticket = optimizer.ask()
+            first = self._admit("the Variables' defaults", {**self._default_config, **ticket.config, **fixed}, ticket)
+            if first is not self.default:
+                self._waiting.append(first)
+
+    # --- candidates -----------------------------------------------------------------------------
+
+    def _admit(self, origin: str, config: Mapping[str, object], ticket: object = None) -> Candidate[I, O]:
+        """The candidate of a configuration, new or known."""
+        identity = self.program.space.identity(config)
+        known = self.candidates.get(identity)
+        if known is not None:
+            if known.ticket is None:
+                known.ticket = ticket
+            return known
+        bound = self.program.bind(config)
+        candidate = Candidate[I, O](
+            len(self.candidates),
+            origin,
+            dict(config),
+            identity,
+            bound,
+            calls_per_example(self.program, config, self.modules),
+            ticket,
+        )
+        self.candidates[identity] = candidate
+        if is_zero_shot(config, self._default_config, self.modules):
+            self._zero_shot.append(candidate)
+        self._log_asked(candidate)
+        return candidate
+
+    def _log_asked(self, candidate: Candidate[I, O]) -> None:
+        evaluations = self._evaluations
+        recorded = evaluations.history.asked.get(candidate.number)
+        if recorded is None or recorded.identity != candidate.identity:
+            if recorded is not None and not evaluations.changed:
+                raise StudyError(
+                    "DX6204",
+                    f"trial {candidate.number} is another one than the log says: this study cannot be repeated exactly",
+                    where=evaluations.log.study,
+                    fix="program, metric or model answer differently for equal requests; begin a new study",
+                )
+            asked = TrialAsked(candidate.number, candidate.number, self.indexed(candidate.config), candidate.identity)
+            evaluations.history.asked[candidate.number] = asked
+            evaluations.log.note(asked)
+
+    def indexed(self, config: Mapping[str, object]) -> dict[str, Json]:
+        """A configuration as the log keeps it: members of pools by index."""
+        found: dict[str, Json] = {}
+        for name, variable in self.program.space.variables.items():
+            value = config[name]
+            if variable.kind in ("text", "demos"):
+                found[name] = list(variable.options).index(variable.canonical(value))
+            else:
+                found[name] = variable.to_json(value)  # pyright: ignore[reportArgumentType]
+        return found
+
+    def _ask(self, count: int, seeds: int) -> list[Candidate[I, O]]:
+        """Up to `count` candidates that are not evaluated on every example yet, at most `seeds` of them seeds."""
+        found = {candidate.identity: candidate for candidate in self._waiting}
+        self._waiting.clear()
+        while self._seeds and len(found) < min(count, seeds):
+            seed = self._seeds.pop(0)
+            config = {**self._default_config, **self._fixed, **seed.overrides}
+            ticket = None
+            known = self.candidates.get(self.program.space.identity(config))
+            if self._optimizer is not None and (known is None or known.ticket is None):
+                self._optimizer.enqueue({name: value for name, value in config.items() if name not in self._fixed})
+                ticket = self._optimizer.ask()
+            candidate = self._admit(seed.origin, config, ticket)
+            found.setdefault(candidate.identity, candidate)
+        repeats = 0
+        while self._optimizer is not None and len(found) < count and repeats < DUPLICATES:
+            ticket = self._optimizer.ask()
+            config = {**self._default_config, **ticket.config, **self._fixed}
+            candidate = self._admit(self._optimizer.name, config, ticket)
+            if candidate.identity in found or self._complete(candidate):
+                repeats += 1
+                self._tell(candidate, ticket)
+                continue
+            found[candidate.identity] = candidate
+        self.exhausted = self._optimizer is None or repeats >= DUPLICATES
+        return list(found.values())
+
+    def _complete(self, candidate: Candidate[I, O]) -> bool:
+        return all(self._evaluations.has(candidate, "validation", example) for example in self.examples)
+
+    # --- the search -----------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Race brackets until the budget for the search is used, the space is exhausted or somebody stops it."""
+        evaluations = self._evaluations
+        self.set_aside([self.default])
+        left = evaluations.ledger.evaluations_left(evaluations.upper(self.default))
+        first = MANY if left is None or left >= PLENTY else FEW
+        share = None if left is None else int(left * FIRST_SHARE)
+        count = max(2, entrants_for(share, first, len(self.examples), min(MOST_ENTRANTS, len(self._seeds) + 4)))
+        await self._bracket(self._ask(count, count), first)
+        while evaluations.halt.reason is None and not self.exhausted:
+            best = self.ranked()[:2]
+            self.set_aside(best)
+            left = evaluations.ledger.evaluations_left(self._typical())
+            count = entrants_for(left, first, len(self.examples), LATER_ENTRANTS)
+            if count == 0:
+                break
+            # The optimizer has seen something now: it gets at least every other place.
+            entrants = self._ask(count, count // 2)
+            if not entrants:
+                break
+            await self._bracket([*best, *(c for c in entrants if c not in best)], first)
+        if evaluations.halt.reason in (None, "budget"):
+            await self._extend()
+
+    def _typical(self) -> Spend:
+        """What the next evaluation of a candidate of unknown cost may be expected to take."""
+        seen = [c for c in self.candidates.values() if c.settled]
+        if not seen:
+            return Spend(self.default.calls)
+        total, count = NOTHING, 0
+        for candidate in seen:
+            total, count = total + candidate.spent, count + candidate.settled
+        usd = None if total.usd is None else total.usd / count
+        return Spend(max(1, round(total.calls / count)), total.input_tokens // count, total.output_tokens // count, usd)
+
+    async def _bracket(self, entrants: Sequence[Candidate[I, O]], first: int) -> None:
+        """Race `entrants`: the better half of each rung goes on to twice as many examples."""
+        evaluations = self._evaluations
+        failures = "exclude" if evaluations.policy == "exclude" else "worst"
+        alive, used = list(entrants), min(first, len(self.examples))
+        while True:
+            self.set_aside(alive)
+            alive = await self._fitted(alive, used)
+            jobs = [Job(candidate, "validation", example) for candidate in alive for example in self.examples[:used]]
+            complete = await evaluations.run(jobs)
+            for candidate in alive:
+                self._tell(candidate, candidate.ticket)
+            self._watch(f"best so far: {self.ranked()[0].origin}")
+            self._check_failures()
+            if not complete:
+                return
+            by_number = {candidate.number: candidate for candidate in alive}
+            keep = 1 if used == len(self.examples) else math.ceil(len(alive) / 2)
+            race = PairedRace(list(by_number), used, first=used, keep=keep, failures=failures)
+            for index, job in enumerate(jobs):
+                race.report(job.candidate.number, index % used, evaluations.known[job.key].score)
+            self.rungs.append({"examples": used, "candidates": len(alive)})
+            if used == len(self.examples):
+                return
+            alive = [by_number[number] for number in race.survivors()]
+            used = min(2 * used, len(self.examples))
+            if not alive:
+                return
+
+    async def _fitted(self, candidates: Sequence[Candidate[I, O]], used: int) -> list[Candidate[I, O]]:
+        """`candidates`, those that calibrate with priors measured on the first `used` inputs.
+
+        The requests are those of the evaluations that follow, so this buys nothing that they would not.
+        """
+        evaluations = self._evaluations
+        jobs: list[Job[I, O]] = []
+        wanted: dict[int, list[ModuleNames]] = {}
+        for candidate in candidates:
+            modules = self._calibrates(candidate)
+            if not modules or candidate.fitted_on >= used:
+                continue
+            wanted[candidate.number] = modules
+            plain = {**candidate.config, **{str(names.scoring): "logprob" for names in modules}}
+            scoring = Candidate[I, O](
+                candidate.number, "calibration", plain, candidate.identity, self.program.bind(plain), candidate.calls
+            )
+            jobs += [Job(scoring, "calibration", example) for example in self.examples[:used]]
+        new = sum(1 for job in jobs if job.key not in evaluations.known)
+        if not jobs or evaluations.halt.reason is not None:
+            return list(candidates)
+        if not evaluations.ledger.fits(scaled(self._typical(), new)):
+            return list(candidates)
+        calls: dict[int, list[CallRecord]] = {}
+        for job, outcome in await evaluations.traced(jobs):
+            calls.setdefault(job.candidate.number, []).extend(outcome.trace.calls)
+        if evaluations.stop.reason is not None:
+            return list(candidates)
+        found: list[Candidate[I, O]] = []
+        for candidate in candidates:
+            config = dict(candidate.config)
+            for names in wanted.get(candidate.number, ()):
+                rows = module_scores(calls.get(candidate.number, ()), names.path)
+                prior = fitted_prior(rows, self._shares.get(names.path))
+                if prior is not None:
+                    config[str(names.prior)] = prior
+            fitted = self._admit(candidate.origin, config, candidate.ticket)
+            if candidate.number in wanted:
+                fitted.fitted_on = max(fitted.fitted_on, used)
+            found.append(fitted)
+        return list(dict.fromkeys(found))
+
+    def _calibrates(self, candidate: Candidate[I, O]) -> list[ModuleNames]:
+        """The modules of a candidate whose prior is to be measured: not those whose author gave one."""
+        found: list[ModuleNames] = []
+        active = self.program.space.active(candidate.config)
+        for names in self.modules:
+            if names.prior is None or names.scoring is None or names.scoring not in active:
+                continue
+            if candidate.config[names.scoring] == "calibrated" and self._default_config[names.prior] is None:
+                found.append(names)
+        return found
+
+    def _check_failures(self) -> None:
+        """A first rung in which nothing got a score says that something other than the candidates is wrong."""
+        evaluations = self._evaluations
+        if self.rungs or not evaluations.known:
+            return
+        if any(settled.score is not None for settled in evaluations.known.values()):
+            return
+        first = next(iter(evaluations.known.values()))
+        raise StudyError(
+            "DX6214",
+            f"none of the first {len(evaluations.known)} evaluations gave a score; the first ended with "
+            f"{first.code} {first.failure}",
+            where=evaluations.log.study,
+            fix="see whether the program runs on one example: program.run(example.input)",
+        )
+
+    def _tell(self, candidate: Candidate[I, O], ticket: object) -> None:
+        scores = self.scores(candidate)
+        if not scores:
+            return
+        value = sum(scores) / len(scores)
+        if self._optimizer is not None and ticket is not None:
+            self._optimizer.tell(ticket, value, noise=len(scores))  # pyright: ignore[reportArgumentType]
+        evaluations = self._evaluations
+        if self._told.get(candidate.number) != (value, len(scores)):
+            self._told[candidate.number] = (value, len(scores))
+            times = self._times[candidate.number] = self._times.get(candidate.number, 0) + 1
+            if times > evaluations.history.told.get(candidate.number, 0):
+                evaluations.log.note(TrialTold(candidate.number, candidate.number, value, len(scores)))
+
+    async def _extend(self) -> None:
+        """Spend what is left on the examples that the best candidates have not seen."""
+        evaluations = self._evaluations
+        finalists = self.ranked()[:3]
+        if self.default not in finalists:
+            finalists.append(self.default)
+        self.set_aside(finalists)
+        finalists = await self._fitted(finalists, len(self.examples))
+        jobs = [Job(candidate, "validation", example) for candidate in finalists for example in self.examples]
+        # A budget that ends here has done its work: nothing was cut off.
+        halted = evaluations.halt
+        await evaluations.run(jobs)
+        if halted.reason is None and evaluations.halt.reason == "budget":
+            self._watch("the budget for the search is used")
+
+    def set_aside(self, alive: Sequence[Candidate[I, O]]) -> None:
+        """Reserve the final evaluation: the default, the best zero-shot format, and any of `alive`."""
+        evaluations, count = self._evaluations, self._held_out
+        aside = evaluations.final_cost(self.default, count)
+        formats = [c for c in self.zero_shot() if c is not self.default]
+        # Before anything else is known, the other two are taken to cost what the default does.
+        zero = aside if formats or self._other_formats else NOTHING
+        after = aside if self._optimizer is not None else NOTHING
+        for candidate in formats:
+            zero = larger(zero, evaluations.final_cost(candidate, count))
+        for candidate in alive:
+            if candidate is not self.default:
+                after = larger(after, evaluations.final_cost(candidate, count))
+        evaluations.ledger.aside = aside + zero + after
+
+    def trials(self) -> tuple[Trial, ...]:
+        """Every candidate, for people."""
+        found: list[Trial] = []
+        for candidate in self.candidates.values():
+            scores = self.scores(candidate)
+            mean = math.fsum(scores) / len(scores) if scores else None
+            found.append(Trial(candidate.number, candidate.origin, self.indexed(candidate.config), mean, len(scores)))
+        return tuple(found)
+
+    @property
+    def least_aside(self) -> int:
+        """Calls that `set_aside` reserves at the least, whatever the search finds."""
+        parts = 1 + self._other_formats + (self._optimizer is not None)
+        return parts * self.default.calls * self._held_out
+
+    # --- what is believed -----------------------------------------------------------------------
+
+    def scores(self, candidate: Candidate[I, O]) -> list[float]:
+        """Scores on the validation examples that it was evaluated on, as the failure policy counts them."""
+        known = self._scores.get(candidate.number)
+        if known is None or known[0] != candidate.settled:
+            found = [self._evaluations.score(candidate, "validation", example) for example in self.examples]
+            known = self._scores[candidate.number] = (candidate.settled, [s for s in found if s is not None])
+        return known[1]
+
+    def posterior(self, candidate: Candidate[I, O], common: float) -> float:
+        """Mean score drawn towards `common`, the more so the fewer examples stand behind it."""
+        scores = self.scores(candidate)
+        return (math.fsum(scores) + SHRINKAGE * common) / (len(scores) + SHRINKAGE)
+
+    def ranked(self, *, among: Sequence[Candidate[I, O]] | None = None) -> list[Candidate[I, O]]:
+        """Evaluated candidates, the best first; those with far fewer examples than others come after them."""
+        evaluated = [c for c in (self.candidates.values() if among is None else among) if self.scores(c)]
+        if not evaluated:
+            return [self.default]
+        counts = {c.number: len(self.scores(c)) for c in evaluated}
+        means = [math.fsum(self.scores(c)) / counts[c.number] for c in evaluated]
+        common = math.fsum(means) / len(means)
+        enough = max(counts.values()) / 2
+        return sorted(
+            evaluated,
+            key=lambda c: (counts[c.number] < enough, -round(self.posterior(c, common), 12), c.number),
+        )
+
+    def zero_shot(self) -> list[Candidate[I, O]]:
+        """Candidates that differ from the default in formats alone and show no demonstrations."""
+        return list(self._zero_shot)
+
+    def best_zero_shot(self) -> Candidate[I, O]:
+        """The best format without demonstrations and with the default instruction, on validation."""
+        return self.ranked(among=self.zero_shot())[0]
+
+    def winner(self) -> Candidate[I, O]:
+        """The best candidate, or the default unless the best is better on the examples that both were evaluated on."""
+        best = self.ranked()[0]
+        if best is self.default:
+            return best
+        pairs = [
+            (before, after)
+            for example in self.examples
+            if (before := self._evaluations.score(self.default, "validation", example)) is not None
+            and (after := self._evaluations.score(best, "validation", example)) is not None
+        ]
+        if pairs and math.fsum(after - before for before, after in pairs) <= 0.0:
+            return self.default
+        return best
