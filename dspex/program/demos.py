@@ -215,35 +215,47 @@ class Nearest:
 
     Similarity is the TF-IDF cosine of the inputs' text. A demonstration whose input equals the query
     is never used, so that an example is never shown its own answer.
+
+    Args:
+        pool: Demonstrations to choose from.
+        k: How many an input gets.
+        name: For people.
+        spread: Take the nearest of every different output first, then the second nearest of each, and so on, so that
+            no output is missing and none is shown much more often than another.
     """
 
-    __slots__ = ("_hash", "_index", "k", "name", "pool")
+    __slots__ = ("_hash", "_index", "k", "name", "pool", "spread")
     pool: tuple[Demo, ...]
     k: int
     name: str
+    spread: bool
     _hash: str
     _index: TfIdf | None
 
-    def __init__(self, pool: Iterable[Demo], k: int, name: str = "") -> None:
+    def __init__(self, pool: Iterable[Demo], k: int, name: str = "", spread: bool = False) -> None:
         _set(self, "pool", _demos(pool))
         if isinstance(k, bool) or not isinstance(k, int) or k < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ProgramError("DX1602", f"Nearest takes k >= 1 demonstrations per input, got {k!r}")
         _set(self, "k", k)
         _set(self, "name", name)
+        _set(self, "spread", spread)
         _set(self, "_hash", "")
         _set(self, "_index", None)
 
     @property
     def hash(self) -> str:
-        """Content hash over the pool, its order and k; the name does not count."""
+        """Content hash over the pool, its order, k and spread; the name does not count."""
         if not self._hash:
-            _set(self, "_hash", content_hash("nearest", str(self.k), *(demo.hash for demo in self.pool)))
+            kind = "nearest-spread" if self.spread else "nearest"
+            _set(self, "_hash", content_hash(kind, str(self.k), *(demo.hash for demo in self.pool)))
         return self._hash
 
     def select(self, input: Mapping[str, object], /) -> tuple[Demo, ...]:
         """The demonstrations for `input`, most similar last."""
         text = input_text(input)
         plain = _plain(input)
+        if self.spread:
+            return self._spread(text, plain)
         chosen: list[Demo] = []
         # Almost always the first k + 1 suffice; more are looked at only when inputs repeat in the pool.
         wanted = self.k + 1
@@ -261,6 +273,17 @@ class Nearest:
                 return tuple(reversed(chosen))
             wanted = min(wanted * 4, len(self.pool))
 
+    def _spread(self, text: str, plain: Mapping[str, object]) -> tuple[Demo, ...]:
+        ranked: list[tuple[int, int, Demo]] = []
+        seen: dict[str, int] = {}
+        for place, (position, _) in enumerate(self.index.nearest(text, len(self.pool))):
+            demo = self.pool[position]
+            if not _equal(demo.input, plain):
+                turn = seen[demo.output_json] = seen.get(demo.output_json, 0) + 1
+                ranked.append((turn, place, demo))
+        chosen = sorted(ranked, key=lambda item: item[:2])[: self.k]
+        return tuple(demo for _, _, demo in sorted(chosen, key=lambda item: -item[1]))
+
     @property
     def index(self) -> TfIdf:
         """The similarity index over the pool's inputs, built at the first use."""
@@ -273,7 +296,8 @@ class Nearest:
         return index
 
     def to_json(self) -> dict[str, JsonValue]:
-        return {"kind": "nearest", "name": self.name, "k": self.k, "pool": [demo.to_json() for demo in self.pool]}
+        pool: list[JsonValue] = [demo.to_json() for demo in self.pool]
+        return {"kind": "nearest", "name": self.name, "k": self.k, "spread": self.spread, "pool": pool}
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError("Nearest is immutable")
@@ -285,7 +309,7 @@ class Nearest:
         return hash(self.hash)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (Nearest, (self.pool, self.k, self.name))
+        return (Nearest, (self.pool, self.k, self.name, self.spread))
 
     def __repr__(self) -> str:
         return f"Nearest(k={self.k}, pool of {len(self.pool)}{', ' + self.name if self.name else ''})"
@@ -330,6 +354,8 @@ def source_from_json(data: object) -> DemoSource:
             for member in members
         )
         name = cast(str, record.get("name", ""))
-        return DemoSet(demos, name) if kind == "set" else Nearest(demos, cast(int, record["k"]), name)
+        if kind == "set":
+            return DemoSet(demos, name)
+        return Nearest(demos, cast(int, record["k"]), name, bool(record.get("spread", False)))
     except (KeyError, TypeError, AttributeError) as error:
         raise ProgramError("DX1603", f"not a demonstration source: {error!r}") from None

@@ -108,3 +108,16 @@ def test_demos_take_schemas_and_refuse_what_is_not_json() -> None:
         source_from_json({"kind": "set"})
     with pytest.raises(AttributeError):
         demo("q").reasoning = "x"
+
+
+def test_nearest_spread_shows_every_output_once_before_any_twice() -> None:
+    pool = [dx.Demo({"text": f"red apple {n}"}, {"kind": "fruit"}) for n in range(5)]
+    pool += [dx.Demo({"text": "red car"}, {"kind": "vehicle"}), dx.Demo({"text": "blue sky"}, {"kind": "place"})]
+    source = dx.Nearest(pool, 4, spread=True)
+    chosen = source.select({"text": "red apple"})
+    kinds = [demo.output["kind"] for demo in chosen]
+    assert sorted(kinds) == ["fruit", "fruit", "place", "vehicle"]
+    assert kinds[-1] == "fruit"
+    assert source.hash != dx.Nearest(pool, 4).hash
+    assert source_from_json(source.to_json()) == source
+    assert {str(demo.output["kind"]) for demo in dx.Nearest(pool, 3).select({"text": "red apple"})} == {"fruit"}
