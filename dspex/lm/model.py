@@ -52,7 +52,8 @@ class LM:
     Args:
         model: ``openai/NAME`` (any OpenAI-compatible server) or ``local/smollm2``.
         base_url: Root of the HTTP API, for example ``http://127.0.0.1:9000/v1``.
-        api_key: Secret; otherwise read from the provider's environment variable. Never printed.
+        api_key: Secret; never printed. Without it and without `base_url`, the provider's environment variable; a server
+            named in code is never sent a key from the environment.
         concurrency: Calls in flight at most.
         cache: ``off``, ``on`` (read and write), ``read``, ``write`` or ``refresh`` (write only, replacing).
         timeout: Seconds for one attempt.

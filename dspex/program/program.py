@@ -30,13 +30,18 @@ from dspex.program.variables import Demos, Text, Var, place
 
 if TYPE_CHECKING:
     from dspex.evaluation.dataset import Dataset
+    from dspex.evaluation.statistics import FailurePolicy
     from dspex.lm.model import LMLike
     from dspex.lm.spend import Budget
     from dspex.program.compose import Pipe
     from dspex.program.metric import MetricLike
     from dspex.program.modules import Module
     from dspex.program.space import Space
+    from dspex.stores.protocol import EventStore
+    from dspex.study.progress import Watcher
+    from dspex.study.stop import StopToken
     from dspex.study.study import Study
+    from dspex.telemetry.events import ContentMode
 
 __all__ = ["Program", "Step"]
 
@@ -433,6 +438,12 @@ class Program(Generic[I, O], metaclass=ProgramMeta):
         lm: LMLike | None = None,
         proposer_lm: LMLike | None = None,
         concurrency: int | None = None,
+        on_failure: FailurePolicy = "worst",
+        content: ContentMode | None = None,
+        store: EventStore | None = None,
+        study_id: str | None = None,
+        stop: StopToken | None = None,
+        progress: Watcher | None = None,
     ) -> Self:
         """The best configuration found for `maximize` on `data`, bound; its `study` says how it was found.
 
@@ -446,6 +457,12 @@ class Program(Generic[I, O], metaclass=ProgramMeta):
             lm: The model of modules that name none; otherwise the context's.
             proposer_lm: The model that writes proposals; otherwise the same.
             concurrency: Evaluations in work at once.
+            on_failure: What a failed example counts as: "worst" (0), "exclude" or "stop".
+            content: What the event log keeps of prompts and answers: "full", "hash" or "off".
+            store: Where the study's events go; a file in `dspex.settings.home` by default.
+            study_id: The study's name; a new one by default.
+            stop: Ends the study early.
+            progress: Called after each step.
         """
         return ports.optimize(
             self,
@@ -458,6 +475,12 @@ class Program(Generic[I, O], metaclass=ProgramMeta):
             lm=lm,
             proposer_lm=proposer_lm,
             concurrency=concurrency,
+            on_failure=on_failure,
+            content=content,
+            store=store,
+            study_id=study_id,
+            stop=stop,
+            progress=progress,
         )
 
     async def optimize_async(
@@ -472,6 +495,12 @@ class Program(Generic[I, O], metaclass=ProgramMeta):
         lm: LMLike | None = None,
         proposer_lm: LMLike | None = None,
         concurrency: int | None = None,
+        on_failure: FailurePolicy = "worst",
+        content: ContentMode | None = None,
+        store: EventStore | None = None,
+        study_id: str | None = None,
+        stop: StopToken | None = None,
+        progress: Watcher | None = None,
     ) -> Self:
         """`optimize`, awaited."""
         return await ports.optimize_async(
@@ -485,6 +514,12 @@ class Program(Generic[I, O], metaclass=ProgramMeta):
             lm=lm,
             proposer_lm=proposer_lm,
             concurrency=concurrency,
+            on_failure=on_failure,
+            content=content,
+            store=store,
+            study_id=study_id,
+            stop=stop,
+            progress=progress,
         )
 
     def __rshift__(self, other: Step[O, P], /) -> Pipe[I, P]:

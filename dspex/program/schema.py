@@ -145,7 +145,8 @@ class Schema(BaseModel):
     The docstring of a subclass describes the record to the model.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Building a validator takes pydantic twice as long as everything else at import: the first use does it.
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 def choices_of(annotation: object) -> tuple[object, ...] | None:

@@ -139,7 +139,11 @@ class LocalModel:
         if wire is not None:
             await wire[1].aclose()
         if leased is not None and leased[1].detach() is not None:
-            await asyncio.to_thread(release, leased[0])
+            try:
+                await asyncio.to_thread(release, leased[0])
+            except RuntimeError:
+                # An exiting interpreter takes no more work for threads.
+                release(leased[0])
 
     async def _process(self) -> ModelProcess:
         leased = self._leased

@@ -127,6 +127,8 @@ class Evaluations(Generic[I, O]):
         deadline: Time of `clock` at which the search ends; None without a wall cap.
         changed: Whether a resume accepted that something differs from what the log records.
         known: Settled evaluations.
+        learned: Called after every result, before what follows is admitted: what is set aside may have to grow.
+        notice: Called after every result, for whoever watches.
         done: How many were settled, of all parts.
     """
 
@@ -143,6 +145,7 @@ class Evaluations(Generic[I, O]):
     changed: bool = False
     clock: Callable[[], float] = time.monotonic
     notice: Callable[[], None] | None = None
+    learned: Callable[[], None] | None = None
     known: dict[EvaluationKey, EvaluationSettled] = field(default_factory=dict[EvaluationKey, EvaluationSettled])
     halt: Halt = field(default_factory=Halt)
     done: int = 0
@@ -268,6 +271,8 @@ class Evaluations(Generic[I, O]):
         self.most = larger(self.most, job.candidate.saw(charges))
         self.done += 1
         self._watch(settled)
+        if self.learned is not None:
+            self.learned()
         if self.notice is not None:
             self.notice()
 
@@ -411,7 +416,7 @@ class Evaluations(Generic[I, O]):
             spent.output_tokens,
             spent.usd,
             round(outcome.seconds, 6),
-            {key: charge_of(spend) for key, spend in self.charges(outcome.trace, ' '.join(job.key)).items()},
+            {key: charge_of(spend) for key, spend in self.charges(outcome.trace, " ".join(job.key)).items()},
         )
 
 

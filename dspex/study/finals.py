@@ -182,18 +182,19 @@ class Finals(Generic[I, O]):
                 shown["temperature"] = settings.temperature
             if settings.demos_k is not None:
                 shown["demos_k"] = settings.demos_k
-            prompts.append(Prompt(path, settings.instruction, source_text(settings.demos), shown))
+            prompts.append(Prompt(path, settings.instruction, source_text(settings.demos, settings.demos_k), shown))
         return tuple(prompts)
 
 
-def source_text(source: DemoSource, most: int = 32) -> str:
-    """Demonstrations for people to read."""
+def source_text(source: DemoSource, last: int | None = None, most: int = 32) -> str:
+    """Demonstrations for people to read; of a fixed set only the `last` ones, when a module uses no more."""
     if isinstance(source, Nearest):
         each = ", those of different outputs first" if source.spread else ""
         return f"for each input the {source.k} nearest of {len(source.pool)} examples{each}"
     if not source.demos:
         return "none"
-    return "\n".join(f"{_flat(demo.input)} -> {_flat(demo.output)}" for demo in source.demos[:most])
+    shown = source.demos if last is None else source.demos[max(0, len(source.demos) - last) :]
+    return "\n".join(f"{_flat(demo.input)} -> {_flat(demo.output)}" for demo in shown[:most])
 
 
 def _flat(values: Mapping[str, object]) -> str:

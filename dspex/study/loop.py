@@ -6,11 +6,12 @@ Resuming runs the same thing again over what the log holds, see `resume.py`.
 from __future__ import annotations
 
 import contextlib
+import functools
 import platform
 import secrets
 import time
-from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar, cast
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from typing import Any, ParamSpec, TypeVar, cast
 
 from dspex._version import __version__
 from dspex.errors import StudyError
@@ -45,6 +46,9 @@ __all__ = ["StopToken", "optimize", "optimize_async", "resume", "resume_async"]
 I = TypeVar("I", bound=Schema)  # noqa: E741
 O = TypeVar("O", bound=Schema)  # noqa: E741
 P = TypeVar("P", bound="Program[Any, Any]")
+Q = ParamSpec("Q")
+R = TypeVar("R")
+
 
 async def optimize_async(
     program: P | type[P],
@@ -175,14 +179,18 @@ async def resume_async(
     )
 
 
-def optimize(program: P | type[P], data: Any, maximize: Any, **options: Any) -> P:
-    """`optimize_async` from synchronous code, inside a running loop too."""
-    return wait_for(lambda: optimize_async(program, data, maximize, **options))
+def _synchronous(function: Callable[Q, Coroutine[Any, Any, R]]) -> Callable[Q, R]:
+    """`function` from synchronous code, inside a running loop too."""
+
+    @functools.wraps(function)
+    def waiting(*args: Q.args, **kwargs: Q.kwargs) -> R:
+        return wait_for(lambda: function(*args, **kwargs))
+
+    return waiting
 
 
-def resume(study_id: str, program: P | type[P], data: Any, maximize: Any, **options: Any) -> P:
-    """`resume_async` from synchronous code."""
-    return wait_for(lambda: resume_async(study_id, program, data, maximize, **options))
+optimize = _synchronous(optimize_async)
+resume = _synchronous(resume_async)
 
 
 def _default_store() -> EventStore:

@@ -8,8 +8,8 @@ from typing import cast
 
 from dspex.errors import StudyError
 from dspex.stores.protocol import Event, EventStore
-from dspex.study.report import Report, Status
-from dspex.study.resume import History
+from dspex.study.report import Failure, Report, Status
+from dspex.study.resume import POSITIONED, History
 from dspex.telemetry.events import Json, StudyCreated, StudyFinished, StudyResumed, StudyStopped, from_dict
 
 
@@ -22,6 +22,7 @@ class Origin:
         data, held_out: Absolute paths.
         folder: The folder in which the study began.
         lm: The model that was chosen on the command line.
+        artifact, page: Absolute paths of the results to write.
     """
 
     program: str
@@ -30,6 +31,8 @@ class Origin:
     folder: str
     held_out: str | None = None
     lm: str | None = None
+    artifact: str | None = None
+    page: str | None = None
 
     def as_json(self) -> dict[str, Json]:
         return cast("dict[str, Json]", asdict(self))
@@ -68,8 +71,8 @@ def _status(last: Event) -> str:
     match from_dict(last.kind, last.payload):
         case StudyFinished(report=report):
             return str(report.get("status", "complete"))
-        case StudyStopped(reason=reason):
-            return reason
+        case StudyStopped(reason=reason) if reason not in POSITIONED:
+            return "interrupted" if reason == "interrupted" else "failed"
         case _:
             return "open"
 
@@ -87,10 +90,15 @@ def report_of(store: EventStore, study: str) -> Report:
     status: Status = "interrupted"
     reason = "it runs, or its process was killed"
     last = list(store.read(study, kinds=(StudyStopped.kind, StudyResumed.kind)))[-1:]
-    if last and last[0].kind == StudyStopped.kind:
+    error: Failure | None = None
+    if last and _status(last[0]) != "open":
         stopped = cast(StudyStopped, from_dict(last[0].kind, last[0].payload))
         reason = str(stopped.message or stopped.reason)
-        status = "interrupted" if stopped.reason == "interrupted" else "failed"
+        if stopped.reason != "interrupted":
+            status = "failed"
+            # The log keeps the error as one text, its code first.
+            code, _, message = reason.partition(" ")
+            error = Failure(code, message, f"dspex explain {code}")
     return Report(
         study=study,
         seed=created.seed,
@@ -108,6 +116,7 @@ def report_of(store: EventStore, study: str) -> Report:
         uncertain=history.uncertain,
         search={"trials": len(history.asked), "evaluations": len(history.evaluations)},
         versions=dict(created.versions),
+        error=error,
     )
 
 

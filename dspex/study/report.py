@@ -213,7 +213,7 @@ class Report:
         for prompt in self.prompts[:6]:
             settings = ", ".join(f"{k}={v}" for k, v in prompt.settings.items())
             lines += ["", f"{prompt.module or 'prompt'}: {settings}", f"  instruction: {_short(prompt.instruction)}"]
-            lines.append(f"  demonstrations: {prompt.demos}")
+            lines.append("  demonstrations: " + prompt.demos.replace("\n", "\n    "))
         others = {k: v for k, v in self.configuration.items() if not k.endswith((".instruction", ".demos"))}
         if others:
             lines += ["", "winning values"] + [f"  {k} = {_short(str(v))}" for k, v in list(others.items())[:12]]
@@ -226,16 +226,16 @@ class Report:
         lines = ["", "held-out examples, mean [95 % interval]"] if self.held_out else []
         for name, title in names:
             if (found := self.held_out.get(name)) is not None:
-                lines.append(f"  {title:<24}{_score(found)}")
+                lines.append(f"  {title:<26}{_score(found)}")
         for name, title in (("majority", "majority class"), ("nearest_neighbour", "TF-IDF nearest neighbour")):
             if (found := self.baselines.get(name)) is not None:
-                lines.append(f"  {title:<24}{_score(found)}")
+                lines.append(f"  {title:<26}{_score(found)}")
         if self.gain is not None:
             g = self.gain
-            lines.append(f"  {'gain, paired':<24}{g.mean:+.3f} [{g.low:+.3f}, {g.high:+.3f}]  p = {g.p_value:.4g}")
+            lines.append(f"  {'gain, paired':<26}{g.mean:+.3f} [{g.low:+.3f}, {g.high:+.3f}]  p = {g.p_value:.4g}")
         if self.validation:
             shown = ", ".join(f"{name} {v.mean:.3f} (n={v.n})" for name, v in self.validation.items())
-            lines.append(f"  {'on validation':<24}{shown}")
+            lines.append(f"  {'on validation':<26}{shown}")
         return lines
 
     def _label_lines(self) -> list[str]:

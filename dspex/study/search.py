@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Generic, TypeVar
 
 from dspex.errors import StudyError
@@ -32,8 +33,8 @@ O = TypeVar("O", bound=Schema)  # noqa: E741
 FIRST_SHARE = 0.7
 """Share of the search budget that the first bracket may take; the rest lets the optimizer act on what it saw."""
 
-FEW, MANY = 8, 16
-"""Examples of a first rung, under a small and under a large budget."""
+FEW, MANY = 16, 32
+"""Examples of a first rung, under a small and under a large budget; on 8, noise and a poor prior decided."""
 
 PLENTY = 1_500
 """Evaluations from which a budget counts as large."""
@@ -42,6 +43,9 @@ MOST_ENTRANTS = 24
 LATER_ENTRANTS = 12
 SHRINKAGE = 4.0
 """Examples' worth of the common mean in a candidate's posterior mean."""
+
+RESERVED_PER_TOKEN = 6
+"""Bytes that a token stands for at most, as a rule: a call reserves its input by bytes, and pays for it by tokens."""
 
 DUPLICATES = 8
 """So many candidates in a row that are known already mean that the space is exhausted."""
@@ -223,6 +227,9 @@ class Search(Generic[I, O]):
         """Race brackets until the budget for the search is used, the space is exhausted or somebody stops it."""
         evaluations = self._evaluations
         self.set_aside([self.default])
+        # What the default costs is known before anything is planned; its first rung is needed in any case.
+        await evaluations.run([Job(self.default, "validation", example) for example in self.examples[:FEW]])
+        self.set_aside([self.default])
         left = evaluations.ledger.evaluations_left(evaluations.upper(self.default))
         first = MANY if left is None or left >= PLENTY else FEW
         share = None if left is None else int(left * FIRST_SHARE)
@@ -260,7 +267,10 @@ class Search(Generic[I, O]):
         failures = "exclude" if evaluations.policy == "exclude" else "worst"
         alive, used = list(entrants), min(first, len(self.examples))
         while True:
-            self.set_aside(alive)
+            # Every result may show that the final evaluation costs more than was set aside for it.
+            racing = tuple(alive)
+            evaluations.learned = partial(self.set_aside, racing)
+            self.set_aside(racing)
             alive = await self._fitted(alive, used)
             jobs = [Job(candidate, "validation", example) for candidate in alive for example in self.examples[:used]]
             complete = await evaluations.run(jobs)
@@ -394,7 +404,17 @@ class Search(Generic[I, O]):
         for candidate in alive:
             if candidate is not self.default:
                 after = larger(after, evaluations.final_cost(candidate, count))
-        evaluations.ledger.aside = aside + zero + after
+        evaluations.ledger.aside = aside + zero + after + self._reservation([self.default, *alive])
+
+    def _reservation(self, candidates: Sequence[Candidate[I, O]]) -> Spend:
+        """What the last call must be able to reserve beyond its cost: bytes for input tokens, and `max_tokens`."""
+        found = NOTHING
+        for candidate in candidates:
+            most = candidate.most
+            output = sum(module.settings.max_tokens for module in candidate.program.modules().values())
+            usd = None if most.usd is None else most.usd * RESERVED_PER_TOKEN
+            found = larger(found, Spend(0, most.input_tokens * RESERVED_PER_TOKEN, output, usd))
+        return found
 
     def trials(self) -> tuple[Trial, ...]:
         """Every candidate, for people."""

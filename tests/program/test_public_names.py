@@ -12,7 +12,8 @@ import dspex as dx
 DOCUMENTED = {
     "Schema", "field", "Program", "program", "infer", "Predict", "ChainOfThought", "Module", "var", "Var",
     "Float", "Int", "Bool", "Choice", "Text", "Demos", "select", "Demo", "DemoSet", "Nearest", "metric", "Metric",
-    "Run", "Score", "using", "trace", "Trace", "LM", "Price", "FREE", "Budget", "load", "Dataset", "optimize",
+    "Run", "Score", "using", "trace", "Trace", "LM", "Price", "FREE", "Budget", "load",
+    "load_artifact", "Dataset", "optimize",
     "compile", "Space", "exact_match", "f1", "errors", "Probability", "Confidence", "CostUSD", "LatencySeconds",
     "ApiKey", "not_both", "one_of", "Rule", "__version__",
 }

@@ -260,7 +260,7 @@ async def test_interrupted_study_drains_reports_and_resumes_to_the_same_result()
     store, token = MemoryEventStore(), StopToken()
 
     def watch(progress: Progress) -> None:
-        if progress.done == 60:
+        if progress.done == 150:
             token.request("ctrl-c")
 
     lm = model()
