@@ -31,7 +31,6 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """Check types strictly: package, tests, benchmarks and examples."""
     install(session, "test", "types", "bench", extras="cli")
-    session.install("nox")
     session.run("pyright", *session.posargs)
 
 
@@ -39,7 +38,10 @@ def types(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run the default test suite: no key, no network but loopback."""
     install(session, "test", "types", "bench", extras="local")
-    session.run("python", "-m", "pytest", *(session.posargs or ["--benchmark-disable"]))
+    # The type checker and the model are fetched here, so that the tests themselves need no network.
+    session.run("pyright", "--version", silent=True)
+    session.run("dspex", "model", "pull", silent=True)
+    session.run("python", "-m", "pytest", *session.posargs)
 
 
 @nox.session
@@ -71,6 +73,13 @@ def bench(session: nox.Session) -> None:
         "--benchmark-columns=min,median,rounds",
         *session.posargs,
     )
+
+
+@nox.session
+def kill(session: nox.Session) -> None:
+    """Kill 30 studies at random moments and after each kind of event, resume them and compare."""
+    install(session, "test", extras="cli")
+    session.run("python", "-m", "tests.study.kill_runs", *(session.posargs or ["30"]))
 
 
 @nox.session

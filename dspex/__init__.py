@@ -53,7 +53,8 @@ if TYPE_CHECKING:
     from dspex.program.trace import Trace
     from dspex.program.types import ApiKey, Confidence, CostUSD, LatencySeconds, Probability
     from dspex.program.variables import Bool, Choice, Demos, Float, Int, Text, Var
-    from dspex.study.loop import optimize
+    from dspex.study.loop import optimize, optimize_async
+    from dspex.study.stop import StopToken
 
 _HOMES = {
     "dspex._version": "__version__",
@@ -82,7 +83,8 @@ _HOMES = {
     "dspex.program.trace": "Trace",
     "dspex.program.types": "ApiKey Confidence CostUSD LatencySeconds Probability",
     "dspex.program.variables": "Bool Choice Demos Float Int Text Var",
-    "dspex.study.loop": "optimize",
+    "dspex.study.loop": "optimize optimize_async",
+    "dspex.study.stop": "StopToken",
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
 
@@ -133,6 +135,7 @@ __all__ = [
     "Score",
     "ServerError",
     "Space",
+    "StopToken",
     "StudyError",
     "Text",
     "Trace",
@@ -151,6 +154,7 @@ __all__ = [
     "not_both",
     "one_of",
     "optimize",
+    "optimize_async",
     "program",
     "select",
     "trace",

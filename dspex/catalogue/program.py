@@ -220,4 +220,9 @@ PROGRAM: dict[str, Entry] = {
         "The data is not what to_json() of a DemoSet or Nearest writes. It may come from a newer version or "
         "an edited file.",
     ),
+    "DX1701": Entry(
+        "code of yours raised",
+        "A module, a program's __init__ or its __call__ ended in an exception that is not dspex's. Its traceback is "
+        "printed before this message, from the first line of your own files on. Correct it there.",
+    ),
 }

@@ -99,13 +99,37 @@ USAGE: dict[str, Entry] = {
         "a size is a positive whole number of bytes",
         "Size limits such as DSPEX_LOG_BYTES and DSPEX_CACHE_BYTES are plain numbers of bytes, for example 1073741824.",
     ),
-    "DX8205": Entry(
-        "the metric cannot be called",
-        "A metric is a function of (got, want), or one made with @dx.metric.",
-    ),
     "DX8211": Entry(
         "unknown content mode",
         "content= and DSPEX_CONTENT say what stores keep of prompts and answers: full, hash (their SHA-256) or off.",
+    ),
+    "DX8221": Entry(
+        "not a target",
+        "What a command works on is written module:name, path/to/file.py:name or file.dspex. The name is a dx.Program "
+        "class or instance, or a function for --metric.",
+    ),
+    "DX8222": Entry(
+        "there is no such module or file",
+        "Modules are found in the current folder and among what is installed in this environment. Go to the folder "
+        "that holds the file, or give the file's path: path/to/file.py:name.",
+    ),
+    "DX8223": Entry(
+        "the module has no such name",
+        "The module was imported, and nothing in it has the name behind the colon. The message names what is similar.",
+    ),
+    "DX8224": Entry(
+        "the target is no program",
+        "The name stands for something else, such as a schema or a module of a program. Name a dx.Program class that "
+        "can be made without arguments, an instance, or a function under @dx.program.",
+    ),
+    "DX8225": Entry(
+        "the metric cannot be called",
+        "A metric is a function of (got, want), or one made with @dx.metric.",
+    ),
+    "DX8226": Entry(
+        "the file cannot be imported under its name",
+        "path/to/file.py:name imports the file as the module `file`, so that artifacts and resumed studies find it "
+        "again. Its name is no Python name, or another module has it. Rename the file.",
     ),
     "DX8301": Entry(
         "the input is a JSON object",
@@ -145,6 +169,11 @@ USAGE: dict[str, Entry] = {
         "there is no such error code",
         "Codes are DX and four digits, as they stand at the beginning of every message of dspex. Copy the code from "
         "the message; a newer dspex may know codes that this one does not.",
+    ),
+    "DX8309": Entry(
+        "a result cannot be written",
+        "Where results go is looked at before anything is spent on them: the folder has to exist and to be writable. "
+        "Make the folder, or name another file.",
     ),
     "DX8901": Entry(
         "an unexpected error",

@@ -248,6 +248,7 @@ async def _study(
         else:
             _refuse_existing(opened, name)
         run = StudyRun(instance, metric, modules, plan, options, log, history, created, bool(accepted))
+        await run.open_models()
         if history.finished is None:
             if resumed:
                 import os

@@ -90,6 +90,8 @@ class StudyRun:
         self.best: float | None = None
         self.message = ""
         self.warnings: list[str] = [*plan.split.notices]
+        self.lm: LMLike | None = None
+        self.gates: dict[str, Gate] = {}
         self.journal = StudyJournal(log, history)
         # What a crash left in doubt may have been paid; the cap yields by that much, or the study could not end.
         self.account = BudgetAccount(
@@ -137,9 +139,17 @@ class StudyRun:
             if not work.done():
                 work.cancel()
 
+    async def open_models(self) -> None:
+        """Open every model that the program may call; a study that has none is not begun.
+
+        Raises:
+            NoLMError: DX4001: no model was chosen.
+        """
+        self.lm = self.options.lm or current().lm or self._own_lm()
+        self.gates = await self._gates(self.lm)
+
     async def _work(self) -> Any:
-        lm = self.options.lm or current().lm or self._own_lm()
-        gates = await self._gates(lm)
+        lm, gates = self.lm, self.gates
         context = Context(lm, (), self.account, self.journal)
         if self.history.finished is not None:
             return await self._recorded(context, gates)

@@ -77,10 +77,13 @@ def invoke_with(capsys: pytest.CaptureFixture[str]) -> Invoke:
 def environment(**more: str) -> dict[str, str]:
     """This process's environment, with settings that a child needs."""
     root = str(Path(__file__).resolve().parents[2])
-    return {**os.environ, "PYTHONPATH": root, **more}
+    # Kernels would be compiled anew for the cache folder of each test.
+    return {**os.environ, "PYTHONPATH": root, "DSPEX_JIT": "0", **more}
 
 
-def spawn(*arguments: str, folder: Path | None = None, **more: str) -> subprocess.Popen[str]:
+def spawn(
+    *arguments: str, folder: Path | None = None, settings: Mapping[str, str] | None = None
+) -> subprocess.Popen[str]:
     """A command line in a process of its own, its streams piped."""
     return subprocess.Popen(
         [sys.executable, "-c", "from dspex.cli.main import main; main()", *arguments],
@@ -88,7 +91,7 @@ def spawn(*arguments: str, folder: Path | None = None, **more: str) -> subproces
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=environment(**more),
+        env=environment(**(settings or {})),
         cwd=folder,
     )
 

@@ -287,8 +287,4 @@ def test_errors_keep_their_shape_in_json() -> None:
 
 def test_numbers_that_json_has_not_become_null(capsys: pytest.CaptureFixture[str]) -> None:
     output.emit({"a": [float("nan"), float("inf"), 1.5], "b": {"c": "é"}})
-    assert capsys.readouterr().out.split() == ["{", '"a":', "[", "null,", "null,", "1.5", "],", '"b":', "{", '"c":'] + [
-        '"\\u00e9"',
-        "}",
-        "}",
-    ]
+    assert "".join(capsys.readouterr().out.split()) == '{"a":[null,null,1.5],"b":{"c":"\\u00e9"}}'

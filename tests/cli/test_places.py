@@ -91,7 +91,6 @@ def quick(server: MockServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 def check_demo(found: dict[str, Any]) -> None:
     for part in ("before", "after"):
         assert set(found["held_out"][part]) == {"mean", "low", "high", "n"}
-        assert found["held_out"][part]["n"] >= 20
     assert set(found["gain"]) == {"mean", "low", "high", "p_value"}
     assert {"majority", "nearest_neighbour"} <= set(found["baselines"])
     assert {"calls", "tokens", "usd", "seconds", "artifact", "report", "fetch_seconds"} <= set(found)
@@ -100,13 +99,14 @@ def check_demo(found: dict[str, Any]) -> None:
 def test_demo_gives_one_object_from_any_folder_twice(
     dspex: Invoke, quick: MockServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = dspex("demo", "--json", "--seed", "0", "--budget-calls", "240")
+    first = dspex("demo", "--json", "--seed", "0")
     assert first.code == 0, first.err
     check_demo(first.json)
+    assert first.json["held_out"]["after"]["n"] >= 90
     assert first.json["artifact"] == "demo.dspex"
     Path("elsewhere").mkdir()
     monkeypatch.chdir("elsewhere")
-    second = dspex("demo", "--json", "--budget-calls", "240", "--output-dir", "made/here")
+    second = dspex("demo", "--json", "--output-dir", "made/here")
     assert second.code == 0, second.err
     assert second.json["held_out"] == first.json["held_out"]
     assert second.json["study"] != first.json["study"]

@@ -47,9 +47,9 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("expected")
     with ServerProcess(latency=0.02, answer="tests.cli.commands:capital") as server:
         places = {"DSPEX_HOME": str(folder / "home"), "DSPEX_CACHE_DIR": str(folder / "cache")}
-        made = ended(spawn("new", "mybot", folder=folder, **places))
+        made = ended(spawn("new", "mybot", folder=folder, settings=places))
         assert made.code == 0, made.err
-        done = ended(spawn(*OPTIMIZE, *LM, "--json", folder=folder / "mybot", **using(server, **places)))
+        done = ended(spawn(*OPTIMIZE, *LM, "--json", folder=folder / "mybot", settings=using(server, **places)))
     assert done.code == 0, done.err
     return done.json
 
@@ -59,7 +59,7 @@ def test_the_first_signal_drains_saves_and_can_be_resumed(
     expected: dict[str, Any], tmp_path: Path, number: signal.Signals
 ) -> None:
     with ServerProcess(latency=0.02, answer="tests.cli.commands:capital", ledger=tmp_path / "ledger") as server:
-        process = spawn(*OPTIMIZE, *LM, "--json", **using(server))
+        process = spawn(*OPTIMIZE, *LM, "--json", settings=using(server))
         wait_while(process, lambda: sum(e["event"] == "answered" for e in server.ledger()) < 60)
         process.send_signal(number)
         stopped = ended(process)
@@ -77,7 +77,7 @@ def test_the_first_signal_drains_saves_and_can_be_resumed(
         listed = ended(spawn("study", "list", "--json"))
         assert [s["status"] for s in listed.json["studies"]] == ["interrupted"]
 
-        resumed = ended(spawn("study", "resume", found["study"], "--json", **using(server)))
+        resumed = ended(spawn("study", "resume", found["study"], "--json", settings=using(server)))
         assert resumed.code == 0, resumed.err
         assert resumed.json["status"] == "complete"
         sent = [entry["digest"] for entry in server.ledger() if entry["event"] == "received"]
@@ -88,7 +88,7 @@ def test_the_first_signal_drains_saves_and_can_be_resumed(
 def test_the_second_signal_cancels(tmp_path: Path) -> None:
     hanging = [Fault("hang", every=40)]
     with ServerProcess(answer="tests.cli.commands:capital", faults=hanging, ledger=tmp_path / "ledger") as server:
-        process = spawn(*OPTIMIZE, *LM, **using(server))
+        process = spawn(*OPTIMIZE, *LM, settings=using(server))
         wait_while(process, lambda: len(server.ledger()) < 80)
         process.send_signal(signal.SIGINT)
         read_until(process, "stopping")
@@ -109,7 +109,7 @@ def test_the_third_signal_leaves_even_when_a_metric_blocks(tmp_path: Path) -> No
     )
     Path("bot.py").write_text(source.replace("-> bool:\n", f"-> bool:\n{blocked}"))
     with ServerProcess(answer="tests.cli.commands:capital") as server:
-        process = spawn(*OPTIMIZE, *LM, "--json", **using(server))
+        process = spawn(*OPTIMIZE, *LM, "--json", settings=using(server))
         read_until(process, "judging")
         process.send_signal(signal.SIGINT)
         read_until(process, "stopping")
@@ -125,7 +125,7 @@ def test_the_third_signal_leaves_even_when_a_metric_blocks(tmp_path: Path) -> No
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_a_run(tmp_path: Path, number: signal.Signals) -> None:
     with ServerProcess(faults=[Fault("hang")], ledger=tmp_path / "ledger") as server:
-        process = spawn("run", "bot:QABot", "hi", "--lm", "openai/mock", "--json", **using(server))
+        process = spawn("run", "bot:QABot", "hi", "--lm", "openai/mock", "--json", settings=using(server))
         wait_while(process, lambda: not server.ledger())
         process.send_signal(number)
         stopped = ended(process, 30)

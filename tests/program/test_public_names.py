@@ -13,7 +13,7 @@ DOCUMENTED = {
     "Schema", "field", "Program", "program", "infer", "Predict", "ChainOfThought", "Module", "var", "Var",
     "Float", "Int", "Bool", "Choice", "Text", "Demos", "select", "Demo", "DemoSet", "Nearest", "metric", "Metric",
     "Run", "Score", "using", "trace", "Trace", "LM", "Price", "FREE", "Budget", "load",
-    "load_artifact", "Dataset", "optimize",
+    "load_artifact", "Dataset", "optimize", "optimize_async", "StopToken",
     "compile", "Space", "exact_match", "f1", "errors", "Probability", "Confidence", "CostUSD", "LatencySeconds",
     "ApiKey", "not_both", "one_of", "Rule", "__version__",
 }

@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 
 import dspex.study.loop as loop
-from dspex.errors import DataError, DspexError, ResumeRefused, StudyError, UsageError
+from dspex.errors import DataError, DspexError, NoLMError, ResumeRefused, StudyError, UsageError
 from dspex.lm.spend import Budget
 from dspex.lm.types import LMRequest
 from dspex.program.context import using
@@ -244,9 +244,7 @@ async def test_resume_is_refused_with_a_diff_when_something_changed() -> None:
     for word in ("data", "metric", "rows", "accuracy", "other"):
         assert word in caught.value.message
     assert "program" not in caught.value.message
-    best = await loop.resume_async(
-        "s", Router(), messages(161), other, lm=model(), store=store, accept_changes=True
-    )
+    best = await loop.resume_async("s", Router(), messages(161), other, lm=model(), store=store, accept_changes=True)
     assert best.study.report.status == "complete"
 
 
@@ -431,3 +429,11 @@ async def test_unknown_strategy_or_policy_is_an_error() -> None:
         options: dict[str, Any] = {name: "none of them"}
         with pytest.raises(DspexError):
             await study(**options)
+
+
+async def test_no_study_is_begun_without_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DSPEX_LM", raising=False)
+    store = MemoryEventStore()
+    with pytest.raises(NoLMError):
+        await loop.optimize_async(Router(), messages(120), accuracy, budget=Budget(calls=400), store=store)
+    assert not store.streams()

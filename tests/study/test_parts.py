@@ -37,9 +37,7 @@ from tests.study.tasks import Router, messages
 
 @settings(deadline=None, max_examples=40)
 @given(st.integers(0, 40), st.integers(1, 9), st.randoms(use_true_random=False))
-def test_results_come_in_the_order_of_the_jobs_and_within_the_width(
-    count: int, width: int, rng: random.Random
-) -> None:
+def test_results_come_in_the_order_of_the_jobs_and_within_the_width(count: int, width: int, rng: random.Random) -> None:
     running, most, started = 0, 0, list[int]()
 
     async def run(job: int) -> int:

@@ -32,6 +32,8 @@ class AnswerParser:
     def __init__(self, shape: OutputShape, *, labels: tuple[str, ...] = (), where: str = "") -> None:
         self._shape = shape
         self._where = where
+        # Schemas build their validator at their first use; what is kept here has to be the real one.
+        shape.output.model_rebuild()
         self._validator = shape.output.__pydantic_validator__
         self._chosen: dict[str, Schema] = {}
         self._folded = {text.casefold(): text for text in shape.choices}

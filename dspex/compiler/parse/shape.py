@@ -161,7 +161,7 @@ def _type_words(schema: type[Schema], name: str) -> str:
 def _field_schema(field: FieldInfo, annotation: object) -> Mapping[str, object]:
     from pydantic import TypeAdapter
 
-    adapter: TypeAdapter[object] = TypeAdapter(field.annotation if field.annotation is not None else annotation)
+    adapter = TypeAdapter[object](cast("type[object]", field.annotation or annotation))
     return adapter.json_schema()
 
 
