@@ -136,6 +136,11 @@ LM: dict[str, Entry] = {
         "A request with choices has one output field, and the script returned a mapping with another number "
         "of values. Return the one field, or a text.",
     ),
+    "DX4405": Entry(
+        "a script gave nothing that can be an answer",
+        "The function of a ScriptedLM returns the output's fields as a mapping, the raw text, or an LMResponse; "
+        "None is what a function without a return statement gives. Return one of the three for every request.",
+    ),
     "DX4501": Entry(
         "a budget's cap must be a positive amount",
         "Caps on calls and tokens are whole numbers of at least 1; usd is a positive number of dollars; wall is "

@@ -71,8 +71,11 @@ class Outcome(Generic[O]):
 
     @property
     def failure(self) -> str | None:
-        """The reason of a failure in one line, without its code."""
-        return None if self.error is None else self.error.message
+        """The reason of a failure in one line, without its code; where it was, when it was in the user's code."""
+        if self.error is None:
+            return None
+        where = self.error.where if isinstance(self.error, DataError) else None
+        return self.error.message + (f" (at {where})" if where else "")
 
     @property
     def code(self) -> str | None:

@@ -286,7 +286,12 @@ def _account(budget: Budget | None) -> BudgetAccount | None:
 
 def _deadline(timeout: float | None, budget: Budget | None) -> float | None:
     if timeout is not None and not timeout > 0:
-        raise UsageError("DX8104", f"timeout is a positive number of seconds, got {timeout}")
+        raise UsageError(
+            "DX8104",
+            f"timeout is a positive number of seconds, got {timeout}",
+            where="timeout",
+            fix="leave timeout out for no limit",
+        )
     # A cap on wall time ends calls in the air as well; the account alone would only begin no more.
     wall = None if budget is None else budget.wall_seconds
     seconds = min((end for end in (timeout, wall) if end is not None), default=None)

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from dspex.errors import CoreError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-_UNKNOWN: Final = 0
-_SCORED: Final = 1
-_FAILED: Final = 2
 
 
 class Rung(NamedTuple):

@@ -24,7 +24,7 @@ from dspex.program.demos import DemoSet, DemoSource, Nearest, is_demo_source
 from dspex.program.rules import Rule
 from dspex.program.variables import Bool, Choice, Definition, Demos, Float, Int, Text, Var, place
 
-__all__ = ["MISSING", "Declared", "declared_type", "settle", "var", "variable_of"]
+__all__ = ["MISSING", "Declared", "declared_type", "settle", "var"]
 
 T = TypeVar("T")
 
@@ -100,6 +100,9 @@ class Declared(Var[T], Generic[T]):
 
     def _member(self, value: T) -> T:
         return value
+
+    def _narrow(self, value: T) -> None:
+        self._settled = self.settled().fixed(value)
 
     @property
     def domain(self) -> str:
@@ -225,7 +228,12 @@ def settle(
     at: Definition | None,
 ) -> Var[Any]:
     """The named form for `annotation` (MISSING for none), `default` and the options of `var`."""
-    settled = _settle(name, annotation, default, dict(options), when, at)
+    try:
+        settled = _settle(name, annotation, default, dict(options), when, at)
+    except ProgramError as error:
+        # The constructor of the named form sees this call as its place, not the line of dx.var().
+        error.where = place(at, name)
+        raise
     settled.at = at
     return settled
 
@@ -331,11 +339,6 @@ def _settle(
             raise disagree("str")
         return Text(name, (default,), when=when)
     raise wrong("DX1202", f"no kind of Variable fits {_spoken(annotation, default)}", EXPLICIT)
-
-
-def variable_of(name: str, annotation: object, default: object, at: Definition | None) -> Var[Any]:
-    """The Variable behind a schema field with ``variable=True``."""
-    return settle(name, annotation, default, {}, None, at)
 
 
 def _spoken(annotation: Any, default: object) -> str:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dspex.program.modules import Module
     from dspex.program.program import Program
 
-__all__ = ["function_hash", "identity", "schema_text", "source_text"]
+__all__ = ["constant_text", "function_hash", "identity", "schema_text", "source_text"]
 
 
 def identity(program: Program[Any, Any]) -> str:
@@ -87,8 +87,17 @@ def source_text(thing: Any) -> str:
 
 def _code(code: CodeType) -> str:
     """The code object as text that is the same in every process (the repr of one holds an address)."""
-    constants = [_code(entry) if isinstance(entry, CodeType) else repr(entry) for entry in code.co_consts]
+    constants = [_code(entry) if isinstance(entry, CodeType) else constant_text(entry) for entry in code.co_consts]
     return f"{code.co_code.hex()} {code.co_names!r} {constants!r}"
+
+
+def constant_text(constant: object) -> str:
+    """The repr of a code object's constant, the same in every process: a frozenset's order follows the hash seed."""
+    if isinstance(constant, frozenset):
+        return f"frozenset({sorted(constant_text(item) for item in cast('frozenset[object]', constant))})"
+    if isinstance(constant, tuple):
+        return f"({', '.join(constant_text(item) for item in cast('tuple[object, ...]', constant))})"
+    return repr(constant)
 
 
 def _module_text(module: Module[Any, Any]) -> str:

@@ -360,13 +360,16 @@ class Program(Generic[I, O], metaclass=ProgramMeta):
         return cast(Self, clone)
 
     def dx_check_rules(self) -> None:
-        """Raise DX1403 when the program's values break one of its rules."""
+        """Raise DX1403 when the program's values break one of its rules, DX2104 to DX2106 when its defaults do."""
         tables = self.dx_node.tables(self)
         if tables.rules:
             broken = tables.space.broken(tables.config)
             if broken:
                 from dspex.program.space import broken_rule
 
+                if tables.config == tables.space.default():
+                    # Nothing was bound: the compiler tells rules that nothing obeys from an unlucky default.
+                    ports.lower(tables.space)
                 raise broken_rule(broken[0], tables.config)
 
     # --- calling up -----------------------------------------------------------------------------

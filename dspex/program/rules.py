@@ -13,6 +13,7 @@ every program, and six generated classes would cost several milliseconds there.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
 from typing import Literal, Protocol, final
@@ -78,22 +79,22 @@ class _Record:
 _set = object.__setattr__
 
 
-class Expr(_Record):
+class Expr(_Record, ABC):
     """A number or category that depends on Variables: `Ref`, `Const` or `Arith`."""
 
     __slots__ = ()
 
+    @abstractmethod
     def names(self) -> frozenset[str]:
         """Names of the Variables that the expression mentions."""
-        raise NotImplementedError
 
+    @abstractmethod
     def value(self, config: Mapping[str, object]) -> object:
         """The expression's value under `config`, which has every name in `names()`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def renamed(self, rename: Callable[[str], str]) -> Expr:
         """The same expression over renamed Variables."""
-        raise NotImplementedError
 
     def is_(self, value: object) -> Rule:
         return Compare("==", self, as_expr(value))
@@ -166,7 +167,7 @@ class Ref(Expr):
         return Ref(rename(self.name))
 
     def __str__(self) -> str:
-        return self.name
+        return self.name or "(this Variable)"
 
 
 @final
@@ -239,14 +240,14 @@ class Arith(Expr):
         return f"({self.left} {self.op} {self.right})"
 
 
-class Rule(_Record):
+class Rule(_Record, ABC):
     """A condition on a configuration: `Compare`, `All`, `Any_` or `Not`."""
 
     __slots__ = ()
 
+    @abstractmethod
     def names(self) -> frozenset[str]:
         """Names of the Variables that the rule mentions."""
-        raise NotImplementedError
 
     def holds(self, config: Mapping[str, object]) -> bool:
         """Whether the rule holds under the active values in `config`.
@@ -257,13 +258,13 @@ class Rule(_Record):
             return True
         return self.test(config)
 
+    @abstractmethod
     def test(self, config: Mapping[str, object]) -> bool:
         """Whether the condition is true under `config`, which has every name in `names()`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def renamed(self, rename: Callable[[str], str]) -> Rule:
         """The same rule over renamed Variables."""
-        raise NotImplementedError
 
     def implies(self, other: Rule) -> Rule:
         """Holds unless this is true and `other` is not."""
@@ -279,9 +280,12 @@ class Rule(_Record):
         return Not(self)
 
     def __bool__(self) -> bool:
+        from dspex.program.variables import definition, place
+
         raise ProgramError(
             "DX1301",
             f"a rule has no truth value before a configuration is known: {self}",
+            where=place(definition()),
             fix="write (1 <= k) & (k <= 4) for 1 <= k <= 4, and use & | ~ for and, or, not",
         )
 

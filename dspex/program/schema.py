@@ -215,10 +215,13 @@ def field_variables(schema: type[Schema]) -> dict[str, Var[Any]]:
 
 def secret_fields(schema: type[Schema]) -> frozenset[str]:
     """Names of the fields that hold secrets: never shown to a model, logged, traced or saved."""
+    return frozenset(name for name, info in schema.model_fields.items() if _holds_secret(info.annotation))
+
+
+def _holds_secret(annotation: object) -> bool:
+    """Whether a value of this type is, or may hold, a secret: ``ApiKey``, ``ApiKey | None``, ``list[ApiKey]``."""
     from pydantic import SecretStr
 
-    return frozenset(
-        name
-        for name, info in schema.model_fields.items()
-        if isinstance(info.annotation, type) and issubclass(info.annotation, SecretStr)
-    )
+    if isinstance(annotation, type) and issubclass(annotation, SecretStr):
+        return True
+    return any(_holds_secret(part) for part in get_args(annotation))

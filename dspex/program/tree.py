@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["TRANSIENT", "Changes", "Node", "bound_copy", "join", "rebuilt", "walk"]
 
 AnyProgram = "Program[Any, Any]"
-Visit = Callable[["Program[Any, Any]", str, "Rule | None"], "Program[Any, Any]"]
 Grown = dict[str, tuple[object, ...]]
 
 TRANSIENT = ("prepared", "settings", "study")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from copy import copy
 from enum import Enum
@@ -25,6 +26,8 @@ Kind = Literal["float", "int", "bool", "choice", "text", "demos", "module"]
 T = TypeVar("T")
 
 Definition = tuple[str, int]
+
+_LOG_FIX = "raise lo, or drop log"
 
 
 def definition() -> Definition:
@@ -43,7 +46,7 @@ def place(at: Definition | None, name: str = "") -> str | None:
     return f"{file}:{at[1]}" + (f"  {name}" if name else "")
 
 
-class Var(Generic[T]):
+class Var(ABC, Generic[T]):
     """A parameter of type T that an optimizer may set.
 
     Attributes:
@@ -127,7 +130,7 @@ class Var(Generic[T]):
         if not self.is_numeric():
             raise ProgramError(
                 "DX1305",
-                f"Variable {self.name!r} of kind {self.kind} has no order and no arithmetic",
+                f"Variable {self.name!r} with the default {self.default!r:.60} has no order and no arithmetic",
                 where=place(self.at, self.name),
                 fix="compare it with .is_() and .is_not()",
             )
@@ -144,22 +147,22 @@ class Var(Generic[T]):
         return False
 
     @property
+    @abstractmethod
     def domain(self) -> str:
         """The domain in words, for errors and reports."""
-        raise NotImplementedError
 
     @property
     def options(self) -> tuple[object, ...]:
         """The members of a categorical domain, in encoding order; empty for numbers."""
         return ()
 
+    @abstractmethod
     def canonical(self, value: object) -> T:
         """`value` as this Variable stores it.
 
         Raises:
             ProgramError: DX1402 when it is outside the domain.
         """
-        raise NotImplementedError
 
     def to_json(self, value: T) -> object:
         """`value` as plain JSON data; `from_json` is the inverse."""
@@ -187,7 +190,7 @@ class Var(Generic[T]):
         return other
 
     def _narrow(self, value: T) -> None:
-        raise NotImplementedError
+        """Reduce the domain to `value`; a domain that has no smaller form stays as it is."""
 
     def signature(self) -> str:
         """The domain, default and condition as stable text, for content hashes."""
@@ -249,7 +252,7 @@ class Float(Var[float]):
         if bounds[0] is None or bounds[1] is None or lo > hi:
             raise self._unsound("DX1207", f"bounds are finite numbers with lo <= hi, got lo={lo!r}, hi={hi!r}")
         if log and lo <= 0:
-            raise self._unsound("DX1207", f"a logarithmic scale needs lo > 0, got lo={lo!r}")
+            raise self._unsound("DX1207", f"a logarithmic scale needs lo > 0, got lo={lo!r}", _LOG_FIX)
         if log and step is not None:
             raise self._unsound("DX1207", "log and step cannot be combined", "drop one of them")
         if step is not None and (_number(step) is None or step <= 0):
@@ -320,7 +323,7 @@ class Int(Var[int]):
         if low is None or high is None or low > high:
             raise self._unsound("DX1207", f"bounds are whole numbers with lo <= hi, got lo={lo!r}, hi={hi!r}")
         if log and low < 1:
-            raise self._unsound("DX1207", f"a logarithmic scale needs lo >= 1, got lo={lo!r}")
+            raise self._unsound("DX1207", f"a logarithmic scale needs lo >= 1, got lo={lo!r}", _LOG_FIX)
         if log and step is not None:
             raise self._unsound("DX1207", "log and step cannot be combined", "drop one of them")
         pace = None if step is None else _whole(step)
@@ -586,9 +589,6 @@ class Prior(Var["tuple[float, ...] | None"]):
         self._describe(name, when)
         self.choices = choices
         self.default = None
-
-    def _narrow(self, value: tuple[float, ...] | None) -> None:
-        pass
 
     @property
     def domain(self) -> str:

@@ -18,7 +18,7 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 from pydantic_core import from_json, to_json
 
@@ -129,7 +129,9 @@ class OpenAIModel:
 
     @property
     def fingerprint(self) -> str:
-        return f"openai:{place(self._base_url)}:{self._model}"
+        # What a server enforces while generating shapes its answers, and is not in the request.
+        enforced = ":json_schema" if self._capabilities.json_schema else ""
+        return f"openai:{place(self._base_url)}:{self._model}{enforced}"
 
     @property
     def capabilities(self) -> Capabilities:
@@ -203,6 +205,7 @@ class OpenAIModel:
                 "DX4301",
                 f"the body is not JSON ({error}): {self._redact.excerpt(reply.body)}",
                 where=place(url),
+                fix=_NO_API,
                 retryable=True,
                 sent="yes",
             ) from error
@@ -261,13 +264,16 @@ class OpenAIModel:
             "DX4302",
             f"the body is not a completion: {self._redact.excerpt(reply.body)}",
             where=place(url),
-            fix="base_url must be the root of an OpenAI-compatible API; it usually ends in /v1",
+            fix=_NO_API,
             retryable=True,
             sent="yes",
         )
 
     def _refusal(self, reply: Reply, url: str) -> LMError:
         return refusal(reply, url, self._model, self._redact)
+
+
+_NO_API = "base_url must be the root of an OpenAI-compatible API; it usually ends in /v1"
 
 
 def refusal(reply: Reply, url: str, model: str, redact: Redactor) -> LMError:
@@ -280,18 +286,23 @@ def refusal(reply: Reply, url: str, model: str, redact: Redactor) -> LMError:
     if status == 429:
         # An exhausted account answers 429 as well, and waiting does not fill it.
         empty = kind == "insufficient_quota"
-        limited = RateLimited("DX4207", message, where=where, retryable=not empty, sent="yes")
-        limited.retry_after = retry_after(reply.headers)
+        wait = retry_after(reply.headers)
+        if wait is not None:
+            message += f"; the server asks to wait {wait:g} s"
+        fix = "fill the account, or use another key" if empty else "lower concurrency or raise retries of dx.LM(...)"
+        limited = RateLimited("DX4207", message, where=where, fix=fix, retryable=not empty, sent="yes")
+        limited.retry_after = wait
         return limited
     if status >= 500 or status in (408, 409, 425):
-        failed = ServerError("DX4208", message, where=where, retryable=status not in (501, 505), sent="yes")
+        fix = "see the server's own log; where it recovers by itself, raise retries of dx.LM(...)"
+        failed = ServerError("DX4208", message, where=where, fix=fix, retryable=status not in (501, 505), sent="yes")
         failed.retry_after = retry_after(reply.headers)
         return failed
     if 200 <= status < 300:
         return ResponseError("DX4302", message, where=where, retryable=True, sent="yes")
     if 300 <= status < 400:
         target = reply.headers.get("location", "")
-        fix = f"set base_url to the server's final address ({place(target)})" if target else None
+        fix = f"set base_url to the server's final address ({place(urljoin(url, target))})" if target else None
         return RequestRejected(
             "DX4206", f"{status}: redirects are not followed, so that keys stay here", where=where, fix=fix, sent="yes"
         )

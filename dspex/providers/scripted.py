@@ -12,8 +12,9 @@ from uuid import uuid4
 
 from pydantic_core import to_json
 
-from dspex.errors import OutputError
+from dspex.errors import OutputError, UsageError
 from dspex.lm.types import FREE, Capabilities, LMRequest, LMResponse, Price, Usage
+from dspex.program.identity import constant_text
 
 Scripted = Mapping[str, object] | str | LMResponse
 Script = Callable[[LMRequest], Scripted | Awaitable[Scripted]]
@@ -83,7 +84,16 @@ class ScriptedLM:
         self.calls += 1
         answer = self._fn(request)
         if not isinstance(answer, _ANSWERS):
-            answer = await answer
+            # A script without annotations may return anything.
+            given: object = await answer if inspect.isawaitable(answer) else answer
+            if not isinstance(given, _ANSWERS):
+                raise UsageError(
+                    "DX4405",
+                    f"a script gives a mapping, a text or an LMResponse, got {type(given).__name__}",
+                    where=self._name,
+                    fix="return the output's fields as a dict, or the raw text",
+                )
+            answer = cast(Scripted, given)
         if isinstance(answer, LMResponse):
             return answer
         if isinstance(answer, str):
@@ -181,5 +191,5 @@ def _describe_code(code: CodeType, parts: list[str]) -> set[str]:
         if inspect.iscode(constant):
             names |= _describe_code(constant, parts)
         else:
-            parts.append(repr(constant))
+            parts.append(constant_text(constant))
     return names

@@ -322,18 +322,21 @@ def timed_out(url: str, kind: str, seconds: float | None, sent: Sent) -> CallTim
         "write": f"the server took nothing for longer than the write timeout{limit}",
         "total": f"the call took longer than its timeout{limit}",
     }[kind]
-    return CallTimeout(code, told, where=place(url), retryable=True, sent=sent)
+    fix = "see whether the server hangs, or raise timeout of dx.LM(...)"
+    return CallTimeout(code, told, where=place(url), fix=fix, retryable=True, sent=sent)
 
 
 def broken(url: str, reason: str, answering: bool) -> LMError:
+    fix = "see the log of the server, and of a proxy in between"
     if answering:
         return ResponseError(
-            "DX4107", f"the response broke off: {reason}", where=place(url), retryable=True, sent="yes"
+            "DX4107", f"the response broke off: {reason}", where=place(url), fix=fix, retryable=True, sent="yes"
         )
     return ServerError(
         "DX4106",
         f"the connection broke after the request was sent, before any answer: {reason}",
         where=place(url),
+        fix=fix,
         retryable=True,
         sent="maybe",
     )

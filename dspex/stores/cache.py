@@ -28,7 +28,7 @@ from typing import Protocol, Self, cast
 from dspex.lm.types import LMResponse
 from dspex.settings import cache_dir, setting, size
 from dspex.stores.codec import dumps, loads, response_from_json, response_to_json
-from dspex.stores.files import make_private, network_file_system
+from dspex.stores.files import make_private, network_file_system, use_wal
 from dspex.stores.forks import track
 from dspex.telemetry.events import content_mode
 
@@ -367,7 +367,7 @@ class ResponseCache:
                 raise OSError(f"the cache has version {version}, and this dspex reads version {_VERSION}")
             if version == 0:
                 connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-            connection.execute("PRAGMA journal_mode = WAL").fetchone()
+            use_wal(connection, 10.0)
             connection.execute("PRAGMA synchronous = NORMAL")
             connection.execute("PRAGMA secure_delete = ON")
             if version == 0:

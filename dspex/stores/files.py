@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import stat
 import sys
 import threading
+import time
 from pathlib import Path
 
-__all__ = ["make_private", "network_file_system"]
+__all__ = ["make_private", "network_file_system", "use_wal"]
 
 # WAL keeps its index in memory that processes share, which no network file system can give; locks on them are
 # unreliable as well (sqlite.org/wal.html, sqlite.org/howtocorrupt.html §2). 9p and virtiofs are left out: containers
@@ -95,3 +97,16 @@ def _unescape(text: str) -> str:
     for code, character in ((r"\040", " "), (r"\011", "\t"), (r"\012", "\n"), (r"\134", "\\")):
         text = text.replace(code, character)
     return text
+
+
+def use_wal(connection: sqlite3.Connection, seconds: float) -> None:
+    """Switch to a write-ahead log, waiting at most so long: SQLite's busy timeout does not cover the switch."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL").fetchone()
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorname != "SQLITE_BUSY" or time.monotonic() > end:
+                raise
+            time.sleep(0.005)

@@ -30,7 +30,7 @@ from typing import Self, cast
 from dspex.errors import StudyError
 from dspex.settings import home, size
 from dspex.stores.codec import dumps, loads
-from dspex.stores.files import make_private, network_file_system
+from dspex.stores.files import make_private, network_file_system, use_wal
 from dspex.stores.forks import track
 from dspex.stores.locks import FileLock
 from dspex.stores.protocol import Event
@@ -371,7 +371,7 @@ class SqliteEventStore:
             if connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]:
                 raise self._damaged("it is another program's database")
             connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-        _use_wal(connection)
+        use_wal(connection, _BUSY_SECONDS)
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA secure_delete = ON")
         if version == 0:
@@ -490,19 +490,6 @@ def _settle(pairs: list[tuple[asyncio.Future[int], int | StudyError]], durable: 
 
 def _connect(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-
-
-def _use_wal(connection: sqlite3.Connection) -> None:
-    """Switch to a write-ahead log. SQLite's busy timeout does not cover the switch, hence the loop."""
-    end = time.monotonic() + _BUSY_SECONDS
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL").fetchone()
-            return
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorname != "SQLITE_BUSY" or time.monotonic() > end:
-                raise
-            time.sleep(0.005)
 
 
 def _roll_back(connection: sqlite3.Connection) -> None:

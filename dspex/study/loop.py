@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import platform
 import secrets
 import time
@@ -21,9 +22,11 @@ from dspex.executor.runner import wait_for
 from dspex.lm.model import LMLike
 from dspex.lm.spend import Budget
 from dspex.optimizers import names
+from dspex.program.demos import content_hash
 from dspex.program.metric import Metric, MetricLike, as_metric
 from dspex.program.program import Program
 from dspex.program.schema import Schema
+from dspex.program.variables import Var
 from dspex.settings import setting
 from dspex.stores.protocol import EventStore
 from dspex.study.journal import StudyLog
@@ -227,6 +230,7 @@ async def _study(
     rebudgeted: bool = False,
 ) -> P:
     instance: P = program() if isinstance(program, type) else program
+    instance.dx_check_rules()
     given, wanted = instance.input_schema, instance.output_schema
     dataset: Dataset[Any, Any] = load(data, given, wanted)
     theirs = None if options.held_out is None else load(options.held_out, given, wanted)
@@ -251,8 +255,6 @@ async def _study(
         await run.open_models()
         if history.finished is None:
             if resumed:
-                import os
-
                 log.commit_now(StudyResumed(os.getpid(), history.in_flight, accepted))
             else:
                 log.commit_now(created)
@@ -290,7 +292,7 @@ def _created(
         if value is not None
     }
     program_parts: dict[str, Json] = {
-        variable.name: variable.signature()[:300] for variable in program.variables().values()
+        variable.name: _signature(variable, options.content) for variable in program.variables().values()
     }
     rows: dict[str, Json] = {"rows": len(data), "hash": data.hash[:12]}
     if held_out is not None:
@@ -314,6 +316,12 @@ def _created(
             "origin": dict(options.origin),
         },
     )
+
+
+def _signature(variable: Var[Any], content: ContentMode) -> str:
+    """What a Variable is, for the difference that a refused resume shows; a pool's texts only where they may stand."""
+    text = variable.signature()
+    return text[:300] if content == "full" else f"{variable.kind} {content_hash(text)[:12]}"
 
 
 def versions() -> dict[str, str]:

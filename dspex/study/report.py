@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, cast
 
@@ -145,9 +145,9 @@ class Report:
             "error": None if self.error is None else cast("dict[str, Json]", dataclasses.asdict(self.error)),
         }
 
-    def without_texts(self) -> Report:
-        """The report without prompts and demonstrations, for a log that is to keep none."""
-        plain = {k: v for k, v in self.configuration.items() if not k.endswith((".instruction", ".demos"))}
+    def without_texts(self, names: Collection[str]) -> Report:
+        """The report without prompts and the values of the Variables `names`, for a log that is to keep no texts."""
+        plain = {name: value for name, value in self.configuration.items() if name not in names}
         return dataclasses.replace(self, prompts=(), configuration=plain)
 
     @classmethod
@@ -244,12 +244,13 @@ class Report:
         names = sorted({label for counts in self.labels.values() for label in counts})
         if len(names) > 12:
             return []
-        width = max(len(name) for name in names) + 2
+        title = "labels answered"
+        width = max(len(title), *(len(name) + 2 for name in names))
         columns = list(self.labels)
-        lines = ["", "labels answered".ljust(width + 2) + "".join(column.rjust(10) for column in columns)]
+        lines = ["", title.ljust(width + 2) + "".join(column.rjust(10) for column in columns)]
         for name in names:
             counts = "".join(str(self.labels[column].get(name, 0)).rjust(10) for column in columns)
-            lines.append("  " + name.ljust(max(width, 15)) + counts)
+            lines.append("  " + name.ljust(width) + counts)
         return lines
 
     def as_html(self) -> str:

@@ -365,8 +365,11 @@ class StudyRun:
         winner = search.winner()
         report = self._report(status, reason, search, finals)
         if status in ("complete", "partial"):
-            kept = report.as_json() if self.log.content == "full" else report.without_texts().as_json()
-            self.log.commit_now(StudyFinished(search.indexed(winner.config), kept))
+            kept = report
+            if self.log.content != "full":
+                variables = search.program.space.variables.values()
+                kept = report.without_texts([v.name for v in variables if v.kind in ("text", "demos")])
+            self.log.commit_now(StudyFinished(search.indexed(winner.config), kept.as_json()))
             self.log.store.flush()
         else:
             self._stopped("interrupted", reason)

@@ -125,9 +125,16 @@ def test_several_fields_are_labelled_lines() -> None:
     assert "sk-secret" not in repr(request)
 
 
-def test_a_secret_never_reaches_a_prompt() -> None:
-    module = prepared(input=Secretive, output=Answer, demos=DemoSet())
-    request = module.request(Secretive(question="q", key=ApiKey("sk-secret")))
+class OptionallySecretive(Schema):
+    question: str
+    key: ApiKey | None = None
+    more: tuple[ApiKey, ...] = ()
+
+
+@pytest.mark.parametrize("schema", [Secretive, OptionallySecretive])
+def test_a_secret_never_reaches_a_prompt(schema: type[Secretive] | type[OptionallySecretive]) -> None:
+    module = prepared(input=schema, output=Answer, demos=DemoSet())
+    request = module.request(schema(question="q", key=ApiKey("sk-secret")))
     assert request.messages[-1].content == "q"
 
 

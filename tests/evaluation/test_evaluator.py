@@ -128,6 +128,7 @@ def test_users_code_that_raises_is_a_failure_with_its_place() -> None:
     assert found.score is None
     assert found.code == "DX5403"
     assert "KeyError: 'q'" in (found.failure or "")
+    assert f"(at {__file__}:" in (found.failure or "")
     assert isinstance(found.error, DataError)
     line = program.__code__.co_firstlineno + 1
     assert found.error.where == f"{__file__}:{line}"

@@ -382,6 +382,8 @@ def test_no_model_anywhere_shows_the_ways_out(monkeypatch: pytest.MonkeyPatch, t
 def test_a_module_refuses_another_schema() -> None:
     with pytest.raises(dx.ProgramError, match="DX1514"):
         dx.Predict(Ask, Answer).run(Note(text="x"))  # type: ignore[arg-type]  # pyright: ignore
+    with pytest.raises(dx.ProgramError, match="pass an instance of Ask, made of the fields question"):
+        dx.Predict(Ask, Answer).run({"question": "x"})  # type: ignore[arg-type]  # pyright: ignore
 
 
 def test_composition_and_selection_refuse_schemas_that_do_not_fit() -> None:
@@ -412,6 +414,46 @@ def test_class_bodies_that_cannot_work_are_refused_at_once() -> None:
         with pytest.raises(dx.ProgramError) as caught:
             body(**attributes)
         assert caught.value.code == code, attributes
+
+
+def test_a_default_outside_its_bounds_is_refused_at_the_line_that_says_it() -> None:
+    with pytest.raises(dx.ProgramError, match="DX1204") as caught:
+
+        class Outside(QABot):  # pyright: ignore[reportUnusedClass]
+            size: dx.Var[int] = dx.var(40, lo=1, hi=8)
+
+    assert "takes an int in [1, 8], got 40" in caught.value.message
+    assert str(caught.value.where).endswith("  size")
+    assert "test_program.py:" in str(caught.value.where)
+
+
+def test_rules_that_nothing_obeys_are_told_from_a_default_that_breaks_one() -> None:
+    lm = ScriptedLM(lambda _: "x")
+
+    class Never(QABot):
+        rules = [QABot.k <= 3, QABot.k >= 6]
+
+    class Unlucky(QABot):
+        rules = [QABot.k <= 3]
+
+    def equal(got: Answer, want: Answer) -> bool:
+        return got == want
+
+    def run(program: QABot) -> object:
+        return program.with_lm(lm).run(Ask(question="?"))
+
+    def optimize(program: QABot) -> object:
+        return program.optimize([], maximize=equal, budget=dx.Budget(calls=9), lm=lm)
+
+    for use in (run, optimize, dx.compile):
+        with pytest.raises(dx.CompileError, match=r"DX2105.*k <= 3; k >= 6"):
+            use(Never())
+        with pytest.raises(dx.CompileError, match="DX2106"):
+            use(Unlucky())
+    with pytest.raises(dx.ProgramError, match="DX1403"):
+        Never().bind(k=2)
+    assert Unlucky().bind(k=2).with_lm(lm).run(Ask(question="?")).answer == "x"
+    assert lm.calls == 1
 
 
 def test_rules_over_unknown_variables_and_missing_schemas_are_refused() -> None:

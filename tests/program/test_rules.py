@@ -63,6 +63,17 @@ def test_a_rule_has_no_truth_value() -> None:
         with pytest.raises(dx.ProgramError, match="DX1301") as caught:
             use()
         assert "(1 <= k) & (k <= 4)" in str(caught.value)
+        assert "test_rules.py:" in str(caught.value.where)
+
+
+def test_a_comparison_chain_in_a_class_body_is_refused_although_the_variable_has_no_name_yet() -> None:
+    with pytest.raises(dx.ProgramError, match="DX1301") as caught:
+
+        class Chained:  # pyright: ignore[reportUnusedClass]
+            k: dx.Var[int] = dx.var(4, lo=1, hi=8)
+            rules = [1 <= k <= 4]
+
+    assert "(this Variable) >= 1" in caught.value.message
 
 
 def test_rules_print_as_they_were_written() -> None:

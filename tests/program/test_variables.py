@@ -155,3 +155,16 @@ def test_a_demos_pool_tells_sources_apart_by_content() -> None:
     assert [type(source).__name__ for source in pool.pool] == ["DemoSet", "DemoSet", "Nearest"]
     for source in pool.pool:
         assert pool.from_json(pool.to_json(source)) is source
+
+
+def test_a_rule_that_orders_a_category_is_refused_before_its_class_is_complete() -> None:
+    with pytest.raises(dx.ProgramError, match="DX1305"):
+
+        class _Router(dx.Program[dx.Schema, dx.Schema]):  # pyright: ignore[reportUnusedClass]
+            style: dx.Var[Literal["terse", "detailed"]] = dx.var("terse")
+            rules = [style <= 4]
+
+
+def test_a_variable_without_a_domain_cannot_be_made() -> None:
+    with pytest.raises(TypeError, match="abstract"):
+        dx.Var()  # type: ignore[abstract]  # pyright: ignore[reportAbstractUsage]

@@ -300,11 +300,25 @@ def test_statuses(status: int, kind: type[LMError], code: str, retryable: bool) 
     error = Answering(body, status=status, headers={"location": "https://other.example/?token=1"}).fail()
     assert (type(error), error.code, error.retryable, error.sent) == (kind, code, retryable, "yes")
     assert str(status) in error.message
+    assert error.fix or code == "DX4205"
     if status != 301:
         assert "the server's own words" in error.message
     else:
         assert "https://other.example/" in str(error)
         assert "token" not in str(error)
+
+
+def test_a_redirect_to_a_path_is_shown_whole() -> None:
+    error = Answering({}, status=307, headers={"location": "/elsewhere?token=1"}).fail()
+    assert "://" in str(error.fix)
+    assert "(://" not in str(error.fix)
+    assert "/elsewhere)" in str(error.fix)
+
+
+def test_the_wait_that_a_server_asks_for_is_in_the_message() -> None:
+    error = Answering({}, status=429, headers={"retry-after": "3600"}).fail()
+    assert "asks to wait 3600 s" in error.message
+    assert "asks to wait" not in Answering({}, status=429).fail().message
 
 
 @pytest.mark.parametrize(
@@ -475,7 +489,9 @@ def test_a_fingerprint_names_server_and_model_and_no_secret() -> None:
 
     assert "canary" not in fingerprint()
     assert fingerprint() == fingerprint(api_key="other", timeout=3, concurrency=1)
-    assert len({fingerprint(), fingerprint(model="openai/n"), fingerprint(base_url="http://h:2/v1")}) == 3
+    enforcing = Capabilities(json_schema=True)
+    others = [{"model": "openai/n"}, {"base_url": "http://h:2/v1"}, {"capabilities": enforcing}]
+    assert len({fingerprint(), *(fingerprint(**other) for other in others)}) == 4
 
 
 def test_an_unknown_provider_lists_the_known_ones() -> None:

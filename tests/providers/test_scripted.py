@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import enum
 import json
-from typing import Any
+import os
+import subprocess
+import sys
+from typing import Any, cast
 
 import pytest
 
-from dspex.errors import OutputError
+from dspex.errors import OutputError, UsageError
 from dspex.lm.types import FREE, LMRequest, LMResponse, Message, Usage
 from dspex.testing import ScriptedLM
 
@@ -82,6 +85,17 @@ def test_scripts_may_be_asynchronous_and_calls_are_counted() -> None:
     assert lm.name == "scripted/lm"
 
 
+def test_a_script_that_returns_nothing_is_refused() -> None:
+    async def nothing(request: LMRequest) -> None: ...
+
+    def number(request: LMRequest) -> int:
+        return 3
+
+    for script, given in ((nothing, "NoneType"), (number, "int")):
+        with pytest.raises(UsageError, match=f"DX4405.*got {given}"):
+            asyncio.run(ScriptedLM(cast("Any", script)).complete(ASK))
+
+
 def test_a_synchronous_script_makes_no_task() -> None:
     async def work() -> int:
         await asyncio.gather(ScriptedLM(lambda _: "x").complete(ASK))
@@ -110,6 +124,24 @@ def test_fingerprints_follow_the_code_and_the_plain_values_it_uses() -> None:
     assert ScriptedLM(lambda _: "a").fingerprint != ScriptedLM(lambda _: "a", name="scripted/b").fingerprint
     assert ScriptedLM(lambda _: "a" * LIMIT).fingerprint == ScriptedLM(lambda _: "a" * LIMIT).fingerprint
     assert ScriptedLM(lambda _: json.dumps(1)).fingerprint == ScriptedLM(lambda _: json.dumps(1)).fingerprint
+
+
+def test_a_fingerprint_is_the_same_in_every_process() -> None:
+    script = """
+from dspex.testing import ScriptedLM
+print(ScriptedLM(lambda r: "a" if r.prompt in {"one", "two", "three", "four", "five"} else "b").fingerprint)
+"""
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", script],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert len(found) == 1
 
 
 def test_a_global_value_is_part_of_the_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -323,6 +323,8 @@ async def test_log_keeps_no_text_when_content_is_off() -> None:
     first = await study(store=store, content="off")
     text = json.dumps([dict(event.payload) for event in store.read("s")])
     assert "parcel" not in text
+    instruction = first.route.settings.instruction
+    assert instruction.split(".")[0] not in text
     again = await loop.resume_async("s", Router(), messages(160), accuracy, lm=model(), store=store)
     assert again.config == first.config
 

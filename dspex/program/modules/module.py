@@ -425,10 +425,12 @@ class Module(Program[I, O]):
         """One call of the model under the current context."""
         settings = self.settings
         if not isinstance(x, settings.input):
+            wanted = settings.input.__name__
             raise ProgramError(
                 "DX1514",
-                f"{settings.path} takes {settings.input.__name__}, got {type(x).__name__}",
+                f"{settings.path} takes {wanted}, got {type(x).__name__}",
                 where=settings.path,
+                fix=f"pass an instance of {wanted}, made of the fields {', '.join(settings.input.model_fields)}",
             )
         if settings.input_values:
             unset = {name: value for name, value in settings.input_values.items() if name not in x.model_fields_set}
