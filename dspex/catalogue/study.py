@@ -94,8 +94,8 @@ STUDY: dict[str, Entry] = {
     ),
     "DX6206": Entry(
         "unknown failure policy",
-        "on_failure= says what an example without a score counts as: worst (0), exclude (nothing) or stop (the "
-        "study ends).",
+        "on_failure= says what an example without a score counts as: worst (0, or the lowest score if that is "
+        "below 0), exclude (nothing) or stop (the study ends).",
     ),
     "DX6207": Entry(
         "the store holds a study of this name already",
@@ -111,6 +111,11 @@ STUDY: dict[str, Entry] = {
         "the study was not begun from the command line",
         "A study that was begun from Python records no import paths, so the command line cannot find its program, "
         "data and metric. Resume it where it was begun, with dspex.study.loop.resume.",
+    ),
+    "DX6210": Entry(
+        "a seed is no whole number",
+        "Everything random of a study follows from seed=, so that equal seeds give equal results. Give an integer; "
+        "which one does not matter.",
     ),
     "DX6211": Entry(
         "the model cannot be reached",

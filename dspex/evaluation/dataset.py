@@ -188,7 +188,15 @@ def load(
     if isinstance(source, (str, Path)):
         examples.extend(reader.example(row) for row in rows_of(Path(source), reader.textual))
     else:
-        items = cast("Iterable[object]", source)
+        given = cast(object, source)
+        if not isinstance(given, Iterable):
+            raise DataError(
+                "DX5111",
+                f"data are a file's path or rows, got {given!r:.80}",
+                where="rows",
+                fix="for example dx.load('train.jsonl', Ask, Answer), or a list of mappings by field name",
+            )
+        items = cast("Iterable[object]", given)
         examples.extend(reader.item(item, f"row {number}") for number, item in enumerate(items))
     if not examples:
         raise DataError(

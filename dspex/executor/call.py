@@ -214,7 +214,7 @@ async def _attempt(
         _close(held, upper, sent, cost)
         progress.spent += _known(gate, cost, sent)
         if journal is not None and ticket:
-            await _finished(journal.failed(ticket, key or "", error))
+            await _finished(journal.failed(ticket, key or "", error, NOTHING if sent == "no" else cost))
         raise
     except BaseException:
         progress.saw(sent)

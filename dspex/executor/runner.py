@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from dspex.errors import UsageError
 from dspex.executor.budget import BudgetAccount
 from dspex.executor.limits import borrowing
-from dspex.lm.spend import Budget
+from dspex.lm.spend import Budget, check_budget
 from dspex.program.context import bounded
 from dspex.program.schema import Schema
 
@@ -277,6 +277,7 @@ async def _batch(program: Program[I, O], xs: Iterable[I], on_error: OnError, wid
 
 
 def _account(budget: Budget | None) -> BudgetAccount | None:
+    check_budget(budget)
     if budget is None:
         return None
     from dspex.program.context import current

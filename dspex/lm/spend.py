@@ -99,6 +99,17 @@ def _refused(name: str, rule: str) -> UsageError:
     )
 
 
+def check_budget(budget: object) -> None:
+    """Raise DX4501 for something that is neither a `Budget` nor None."""
+    if budget is not None and not isinstance(budget, Budget):
+        raise UsageError(
+            "DX4501",
+            f"a budget is a dx.Budget, got {budget!r:.80}",
+            where="budget",
+            fix="say what is capped, for example dx.Budget(calls=500)",
+        )
+
+
 def _seconds(text: str) -> float:
     compact = text.strip().lower()
     position, total = 0, 0.0

@@ -78,8 +78,8 @@ class Journal(Protocol):
         """Record response, usage and settlement as one durable record."""
         ...
 
-    async def failed(self, attempt: int, key: str, error: LMError, /) -> None:
-        """Record that the attempt gave no answer."""
+    async def failed(self, attempt: int, key: str, error: LMError, cost: Spend | None, /) -> None:
+        """Record that the attempt gave no answer, and what that cost; None when nobody knows."""
         ...
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from textwrap import dedent
 from types import CodeType
 from typing import TYPE_CHECKING, Any, cast
@@ -73,7 +74,24 @@ def _sources(program: Program[Any, Any]) -> list[str]:
 
 
 def source_text(thing: Any) -> str:
-    """The source of a class or function, or a rendering of its code where there is no source."""
+    """The source of a class or function, or a rendering of its code where there is no source.
+
+    A partial counts with its arguments, and an object that can be called with its class and its plain attributes.
+    """
+    if isinstance(thing, partial):
+        bound = cast("partial[object]", thing)
+        given = [constant_text(item) for item in bound.args] + [
+            f"{name}={constant_text(value)}" for name, value in sorted(bound.keywords.items())
+        ]
+        return f"{source_text(bound.func)}({', '.join(given)})"
+    if not (isinstance(thing, type) or inspect.isroutine(thing) or inspect.iscode(thing)):
+        attributes = cast("dict[str, object]", getattr(thing, "__dict__", {}))
+        plain = [
+            f"{name}={constant_text(cast(object, value))}"
+            for name, value in sorted(attributes.items())
+            if isinstance(value, str | int | float | tuple | frozenset)
+        ]
+        return f"{source_text(type(cast(object, thing)))}({', '.join(plain)})"
     try:
         return dedent(inspect.getsource(thing))
     except (OSError, TypeError):

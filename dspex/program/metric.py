@@ -93,7 +93,7 @@ class Metric(Generic[I, O]):
             raise MetricError(
                 "DX5301",
                 f"the metric {self.name!r} gives a finite number, a bool or a dx.Score, got {verdict!r}",
-                where=self.name,
+                where=_defined(self.function) or self.name,
                 fix="return 0.0 for a wrong output, and raise when it cannot be judged",
             )
         return Score(float(number)) if score is None else score
@@ -170,6 +170,11 @@ def _parameters(function: Callable[..., object], count: int) -> None:
             f"the metric {getattr(function, '__name__', function)!r} cannot be called with {form}",
             fix="write def accuracy(got: Answer, want: Answer) -> float, or @dx.metric over a dx.Run",
         ) from None
+
+
+def _defined(function: Callable[..., object]) -> str | None:
+    code = getattr(function, "__code__", None)
+    return None if code is None else f"{code.co_filename}:{code.co_firstlineno}"
 
 
 def _annotations(function: Callable[..., object]) -> list[object]:

@@ -460,7 +460,8 @@ class Program(Generic[I, O], metaclass=ProgramMeta):
             lm: The model of modules that name none; otherwise the context's.
             proposer_lm: The model that writes proposals; otherwise the same.
             concurrency: Evaluations in work at once.
-            on_failure: What a failed example counts as: "worst" (0), "exclude" or "stop".
+            on_failure: What a failed example counts as: "worst" (0, or the lowest score if that is below), "exclude"
+                or "stop".
             content: What the event log keeps of prompts and answers: "full", "hash" or "off".
             store: Where the study's events go; a file in `dspex.settings.home` by default.
             study_id: The study's name; a new one by default.

@@ -85,8 +85,8 @@ class ScriptedLM:
         answer = self._fn(request)
         if not isinstance(answer, _ANSWERS):
             # A script without annotations may return anything.
-            given: object = await answer if inspect.isawaitable(answer) else answer
-            if not isinstance(given, _ANSWERS):
+            given = cast(object, await answer if inspect.isawaitable(answer) else answer)
+            if not isinstance(given, _ANSWERS):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise UsageError(
                     "DX4405",
                     f"a script gives a mapping, a text or an LMResponse, got {type(given).__name__}",

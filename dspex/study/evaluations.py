@@ -130,6 +130,7 @@ class Evaluations(Generic[I, O]):
         learned: Called after every result, before what follows is admitted: what is set aside may have to grow.
         notice: Called after every result, for whoever watches.
         done: How many were settled, of all parts.
+        lowest: What a failed example counts as under the policy "worst": the lowest score seen, at most 0.
     """
 
     metric: Any
@@ -148,6 +149,7 @@ class Evaluations(Generic[I, O]):
     learned: Callable[[], None] | None = None
     known: dict[EvaluationKey, EvaluationSettled] = field(default_factory=dict[EvaluationKey, EvaluationSettled])
     halt: Halt = field(default_factory=Halt)
+    lowest: float = 0.0
     done: int = 0
     cache_hits: int = 0
     most: Spend = NOTHING
@@ -170,7 +172,7 @@ class Evaluations(Generic[I, O]):
     def counted(self, settled: EvaluationSettled) -> float | None:
         """A settled evaluation's score under the failure policy."""
         if settled.score is None and self.policy == "worst":
-            return 0.0
+            return self.lowest
         return settled.score
 
     def upper(self, candidate: Candidate[I, O]) -> Spend:
@@ -266,6 +268,8 @@ class Evaluations(Generic[I, O]):
     def _take(self, job: Job[I, O], settled: EvaluationSettled) -> None:
         """Account for a result at its logical place."""
         self.known[job.key] = settled
+        if settled.score is not None:
+            self.lowest = min(self.lowest, settled.score)
         charges = {key: spend_of(charge) for key, charge in settled.charges.items()}
         self.charge(charges)
         self.most = larger(self.most, job.candidate.saw(charges))

@@ -110,8 +110,8 @@ class StudyJournal:
         self._costs[key] = spent
         self.settled_spend = self.settled_spend + spent
 
-    async def failed(self, attempt: int, key: str, error: LMError) -> None:
-        """Record that an attempt ended without an answer."""
+    async def failed(self, attempt: int, key: str, error: LMError, cost: Spend | None) -> None:
+        """Record that an attempt ended without an answer, and what that cost; None: not known."""
         self._open.pop(attempt, None)
         self.failures[error.code] = self.failures.get(error.code, 0) + 1
         await self._commit(
@@ -122,8 +122,8 @@ class StudyJournal:
                 error.message,
                 error.retryable,
                 error.sent,
-                calls=0 if error.sent == "no" else 1,
-                usd=0.0 if error.sent == "no" else error.spent,
+                cost is None,
+                *charge_of(cost or NOTHING),
             )
         )
 

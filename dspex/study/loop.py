@@ -20,7 +20,7 @@ from dspex.evaluation.dataset import Dataset, load
 from dspex.evaluation.statistics import FAILURE_POLICIES, FailurePolicy
 from dspex.executor.runner import wait_for
 from dspex.lm.model import LMLike
-from dspex.lm.spend import Budget
+from dspex.lm.spend import Budget, check_budget
 from dspex.optimizers import names
 from dspex.program.demos import content_hash
 from dspex.program.metric import Metric, MetricLike, as_metric
@@ -87,7 +87,8 @@ async def optimize_async(
         proposer_lm: The model that writes instructions; the program's by default.
         store: Where events go; a file in `dspex.settings.home` by default.
         study_id: Name of the study; a new one by default.
-        on_failure: What a failed example counts as: ``worst`` (0), ``exclude``, or ``stop``.
+        on_failure: What a failed example counts as: ``worst`` (0, or the lowest score if that is below 0), ``exclude``,
+            or ``stop``.
         content: What the log keeps of prompts and answers: ``full``, ``hash`` or ``off``.
         concurrency: Evaluations in flight at most; the model's own limit by default.
         stop: Ends the study early.
@@ -102,9 +103,10 @@ async def optimize_async(
         StudyError: DX6203: the budget is missing or too small; DX6211 to DX6214: nothing can be evaluated; DX6101 to
             DX6104: the log cannot be written. What was bought stays in the log, and the study can be resumed.
     """
+    check_budget(budget)
     options = Options(
         budget if budget is not None else Budget(),
-        seed,
+        _seed(seed),
         _strategy(strategy),
         held_out,
         lm,
@@ -150,6 +152,7 @@ async def resume_async(
         StudyError: DX6201: there is no such study; DX6105: another process works on it.
         ResumeRefused: DX6202: something differs; the message says what.
     """
+    check_budget(budget)
     opened = store if store is not None else _default_store()
     history = History.read(opened, study_id)
     created = cast(StudyCreated, history.created)
@@ -200,6 +203,14 @@ def _default_store() -> EventStore:
     from dspex.stores.sqlite import SqliteEventStore
 
     return SqliteEventStore()
+
+
+def _seed(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise StudyError(
+            "DX6210", f"a seed is a whole number, got {value!r:.80}", where="seed", fix="for example seed=0"
+        )
+    return value
 
 
 def _strategy(name: str) -> str:

@@ -22,7 +22,7 @@ LEAST_HELD_OUT = 20
 MOST_HELD_OUT = 500
 LEAST_VALIDATION = 16
 MOST_VALIDATION = 400
-FIRST_RUNG = 8
+FIRST_RUNG = 16
 FINALISTS = 3
 """Evaluated on held-out examples: the default, the best zero-shot format, the winner."""
 

@@ -60,6 +60,8 @@ class History:
         lost: How many attempts a crash left unsettled and nobody sent again, by call key.
         settled: Sum of what answered calls cost.
         uncertain: Upper bound of what attempts without a known outcome cost.
+        crashed: The part of it that was in flight when a process ended.
+        refused: What attempts cost that are known to have failed.
         attempts: Attempts started.
         failures: Failed attempts by code.
         repeats: Attempts that were sent again after a crash.
@@ -81,6 +83,8 @@ class History:
     lost: dict[str, int] = field(default_factory=dict[str, int])
     settled: Spend = NOTHING
     uncertain: Spend = NOTHING
+    crashed: Spend = NOTHING
+    refused: Spend = NOTHING
     attempts: int = 0
     failures: dict[str, int] = field(default_factory=dict[str, int])
     repeats: int = 0
@@ -154,8 +158,10 @@ class _Fold:
             case AttemptFailed() as failed:
                 started = self.open.pop(failed.attempt, None)
                 h.failures[failed.code] = h.failures.get(failed.code, 0) + 1
-                if failed.sent != "no" and started is not None:
+                if failed.uncertain and started is not None:
                     h.uncertain = h.uncertain + _reserved(started)
+                else:
+                    h.refused = h.refused + Spend(failed.calls, failed.input_tokens, failed.output_tokens, failed.usd)
             case TrialAsked() as asked:
                 h.asked[asked.trial] = asked
             case TrialTold() as told:
@@ -188,6 +194,7 @@ class _Fold:
         for started in self.open.values():
             self.lost[started.key] = self.lost.get(started.key, 0) + 1
             self.history.uncertain = self.history.uncertain + _reserved(started)
+            self.history.crashed = self.history.crashed + _reserved(started)
         self.open.clear()
 
     def end(self) -> History:

@@ -95,7 +95,7 @@ class StudyRun:
         self.journal = StudyJournal(log, history)
         # What a crash left in doubt may have been paid; the cap yields by that much, or the study could not end.
         self.account = BudgetAccount(
-            _widened(options.budget, history), settled=history.settled, uncertain=history.uncertain
+            _widened(options.budget, history), settled=history.settled + history.refused, uncertain=history.uncertain
         )
         self.evaluations: Evaluations[Any, Any] | None = None
         self.search: Search[Any, Any] | None = None
@@ -470,7 +470,7 @@ def _with_error(report: Report, failure: Failure) -> Report:
 
 def _widened(budget: Budget, history: History) -> Budget:
     """The budget as the account holds it: without the time, and wider by what a crash left in doubt."""
-    doubt = history.uncertain
+    doubt = history.crashed
     return Budget(
         None if budget.calls is None else budget.calls + doubt.calls + history.unread,
         None if budget.tokens is None else budget.tokens + doubt.tokens,

@@ -23,6 +23,7 @@ from dspex.program.trace import CallRecord
 from dspex.study.calibration import fitted_prior, module_scores
 from dspex.study.evaluations import Candidate, Evaluations, Job
 from dspex.study.ledger import larger, scaled
+from dspex.study.plan import FIRST_RUNG
 from dspex.study.strategy import ModuleNames, Seed, calls_per_example, is_zero_shot
 from dspex.study.study import Trial
 from dspex.telemetry.events import Json, TrialAsked, TrialTold
@@ -33,7 +34,7 @@ O = TypeVar("O", bound=Schema)  # noqa: E741
 FIRST_SHARE = 0.7
 """Share of the search budget that the first bracket may take; the rest lets the optimizer act on what it saw."""
 
-FEW, MANY = 16, 32
+FEW, MANY = FIRST_RUNG, 2 * FIRST_RUNG
 """Examples of a first rung, under a small and under a large budget; on 8, noise and a poor prior decided."""
 
 PLENTY = 1_500
@@ -282,7 +283,7 @@ class Search(Generic[I, O]):
                 return
             by_number = {candidate.number: candidate for candidate in alive}
             keep = 1 if used == len(self.examples) else math.ceil(len(alive) / 2)
-            race = PairedRace(list(by_number), used, first=used, keep=keep, failures=failures)
+            race = PairedRace(list(by_number), used, first=used, keep=keep, failures=failures, worst=evaluations.lowest)
             for index, job in enumerate(jobs):
                 race.report(job.candidate.number, index % used, evaluations.known[job.key].score)
             self.rungs.append({"examples": used, "candidates": len(alive)})

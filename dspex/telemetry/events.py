@@ -139,7 +139,7 @@ class CallCommitted:
 
 @dataclass(frozen=True, slots=True)
 class AttemptFailed:
-    """An attempt ended without an answer; what it cost is ``calls`` … ``usd``."""
+    """An attempt gave no answer. It cost ``calls`` … ``usd``, or, if ``uncertain``, at most what it had reserved."""
 
     kind: ClassVar[str] = "attempt.failed"
     attempt: int
@@ -148,6 +148,7 @@ class AttemptFailed:
     message: Json = field(metadata=_CONTENT)
     retryable: bool = False
     sent: Literal["no", "maybe", "yes"] = "maybe"
+    uncertain: bool = False
     calls: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
@@ -260,7 +261,12 @@ def content_mode(value: str) -> ContentMode:
     """
     if value in ("full", "hash", "off"):
         return value
-    raise UsageError("DX8211", f"content is one of full, hash, off, got {value!r}")
+    raise UsageError(
+        "DX8211",
+        f"content is one of full, hash, off, got {value!r}",
+        where="content",
+        fix="see content=, --content and the setting DSPEX_CONTENT",
+    )
 
 
 def digest(value: Json) -> str:

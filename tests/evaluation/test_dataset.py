@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -219,6 +219,9 @@ def test_rows_of_no_known_form_are_refused(item: Any) -> None:
     assert caught.value.code == "DX5111"
     with pytest.raises(DataError, match="DX5110"):
         load([], Ticket, Route)
+    for nothing in (None, 3):
+        with pytest.raises(DataError, match=f"DX5111.*got {nothing}"):
+            load(cast("Any", nothing), Ticket, Route)
 
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=20)

@@ -92,7 +92,7 @@ class MemoryJournal:
         self.answers[key] = response
         del self.open[attempt]
 
-    async def failed(self, attempt: int, key: str, error: LMError, /) -> None:
+    async def failed(self, attempt: int, key: str, error: LMError, cost: Spend | None, /) -> None:
         self._log("failed")
         self.events.append(("failed", attempt))
         del self.open[attempt]

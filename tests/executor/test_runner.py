@@ -121,6 +121,8 @@ def test_a_run_ends_at_its_timeout() -> None:
             Predict(Ask, Answer).run(Ask(question="a"), timeout=60, budget=Budget(wall=0.05))
         with pytest.raises(UsageError):
             Predict(Ask, Answer).run(Ask(question="a"), timeout=0)
+        with pytest.raises(UsageError, match=r"DX4501.*got 3"):
+            Predict(Ask, Answer).run(Ask(question="a"), budget=3)  # type: ignore[arg-type]  # pyright: ignore
     assert current().deadline is None
 
 

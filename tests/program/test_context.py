@@ -7,6 +7,7 @@ import pytest
 
 import dspex as dx
 from dspex.program.context import bounded, current, resolve_lm
+from tests.program.schemas import Answer, Ask
 
 
 def test_the_inner_choice_of_a_model_wins_and_the_outer_comes_back() -> None:
@@ -27,6 +28,33 @@ def test_settings_come_after_the_context(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert resolve_lm(None) == "openai/environment"
     with dx.using(lm="openai/context"):
         assert resolve_lm(None) == "openai/context"
+
+
+def test_each_place_of_a_model_wins_over_those_after_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text('[tool.dspex]\nlm = "openai/project"\n')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DSPEX_LM", "openai/environment")
+
+    class Free(dx.Program[Ask, Answer]):
+        own = dx.Predict(Ask, Answer, lm="openai/module")
+        free = dx.Predict(Ask, Answer)
+
+        async def __call__(self, x: Ask, /) -> Answer:
+            return await self.free(x)
+
+    class Named(Free):
+        lm = "openai/program"
+
+    def chosen(program: dx.Program[Ask, Answer], path: str) -> object:
+        return resolve_lm(program.modules()[path].settings.lm)
+
+    with dx.using(lm="openai/context"):
+        assert chosen(Named(), "own") == "openai/module"
+        assert chosen(Named(), "free") == "openai/program"
+        assert chosen(Free(), "free") == "openai/context"
+    assert chosen(Free(), "free") == "openai/environment"
+    monkeypatch.delenv("DSPEX_LM")
+    assert chosen(Free(), "free") == "openai/project"
 
 
 def test_contexts_of_concurrent_tasks_do_not_mix() -> None:

@@ -115,7 +115,7 @@ def test_nearest_spread_shows_every_output_once_before_any_twice() -> None:
     pool += [dx.Demo({"text": "red car"}, {"kind": "vehicle"}), dx.Demo({"text": "blue sky"}, {"kind": "place"})]
     source = dx.Nearest(pool, 4, spread=True)
     chosen = source.select({"text": "red apple"})
-    kinds = [demo.output["kind"] for demo in chosen]
+    kinds = [str(demo.output["kind"]) for demo in chosen]
     assert sorted(kinds) == ["fruit", "fruit", "place", "vehicle"]
     assert kinds[-1] == "fruit"
     assert source.hash != dx.Nearest(pool, 4).hash

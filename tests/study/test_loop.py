@@ -13,17 +13,19 @@ import pytest
 
 import dspex.study.loop as loop
 from dspex.errors import DataError, DspexError, NoLMError, ResumeRefused, StudyError, UsageError
-from dspex.lm.spend import Budget
+from dspex.lm.spend import Budget, Spend
 from dspex.lm.types import LMRequest
 from dspex.program.context import using
 from dspex.program.modules import ChainOfThought, Predict
 from dspex.program.program import Program
 from dspex.program.schema import Schema
 from dspex.stores.memory import MemoryEventStore
+from dspex.stores.protocol import Event
 from dspex.study.progress import Progress
 from dspex.study.report import Report
+from dspex.study.resume import History
 from dspex.study.stop import StopToken
-from dspex.telemetry.events import Json
+from dspex.telemetry.events import AttemptFailed, AttemptStarted, Json, StudyEvent, to_dict
 from dspex.testing import ScriptedLM
 from tests.study.tasks import Message, Router, Team, accuracy, messages, model, scripted, text_of
 
@@ -431,6 +433,10 @@ async def test_unknown_strategy_or_policy_is_an_error() -> None:
         options: dict[str, Any] = {name: "none of them"}
         with pytest.raises(DspexError):
             await study(**options)
+    with pytest.raises(DspexError, match=r"DX4501 a budget is a dx\.Budget, got 300"):
+        await loop.optimize_async(Router(), messages(60), accuracy, budget=cast("Any", 300), lm=model())
+    with pytest.raises(DspexError, match="DX6210 a seed is a whole number, got 'one'"):
+        await study(seed=cast("Any", "one"))
 
 
 async def test_no_study_is_begun_without_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -439,3 +445,36 @@ async def test_no_study_is_begun_without_a_model(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(NoLMError):
         await loop.optimize_async(Router(), messages(120), accuracy, budget=Budget(calls=400), store=store)
     assert not store.streams()
+
+
+async def test_a_failure_never_beats_a_score_when_scores_are_negative() -> None:
+    def minus_length(got: Team, want: Team) -> float:
+        if got.team == "tech":
+            raise ValueError("no tech here")
+        return -5.0 if got.team != want.team else -1.0
+
+    best = await loop.optimize_async(
+        Router(), messages(120), minus_length, budget=Budget(calls=600), lm=model(), store=MemoryEventStore()
+    )
+    report = best.study.report
+    assert report.held_out["before"].low >= -5.0
+    assert report.held_out["before"].mean < -1.0
+
+
+async def test_known_failures_do_not_widen_the_budget_of_a_resumed_study() -> None:
+    events: list[Event] = []
+
+    def add(event: StudyEvent) -> int:
+        events.append(Event(len(events) + 1, "s", event.kind, to_dict(event), 0.0))
+        return len(events)
+
+    for n in range(20):
+        attempt = add(AttemptStarted(f"k{n}", "m", 1, 1000, 500, 0.01))
+        add(AttemptFailed(attempt, f"k{n}", "DX4203", "429", True, "yes", False, 1))
+    unknown = add(AttemptStarted("reset", "m", 1, 1000, 500, 0.01))
+    add(AttemptFailed(unknown, "reset", "DX4204", "reset", True, "maybe", True))
+    add(AttemptStarted("open", "m", 1, 1000, 500, 0.01))
+    history = History.of(events)
+    assert history.refused.calls == 20
+    assert history.uncertain == Spend(2, 2000, 1000, 0.02)
+    assert history.crashed == Spend(1, 1000, 500, 0.01)

@@ -114,5 +114,6 @@ def test_a_payload_of_another_shape_is_refused(kind: str, payload: dict[str, Jso
 
 def test_content_mode_is_checked() -> None:
     assert content_mode("hash") == "hash"
-    with pytest.raises(UsageError, match="DX8211"):
+    with pytest.raises(UsageError, match="DX8211") as caught:
         content_mode("Full")
+    assert "DSPEX_CONTENT" in str(caught.value.fix)

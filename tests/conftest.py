@@ -1,0 +1,41 @@
+"""No test talks to anything but this machine: whatever needs the network is fetched before the suite begins."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Generator
+from typing import Any
+
+import pytest
+
+
+def _is_near(address: object) -> bool:
+    """Whether a socket address is a file's or a loopback one; names that are not addresses count as far."""
+    if not isinstance(address, tuple):
+        return True
+    host = str(address[0]).partition("%")[0]  # pyright: ignore[reportUnknownArgumentType]
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _loopback_only() -> Generator[None]:  # pyright: ignore[reportUnusedFunction]
+    connect, connect_ex = socket.socket.connect, socket.socket.connect_ex
+
+    def guarded(self: socket.socket, address: Any) -> None:
+        if not _is_near(address):
+            raise AssertionError(f"a test connects to {address!r}, which is not this machine")
+        connect(self, address)
+
+    def guarded_ex(self: socket.socket, address: Any) -> int:
+        if not _is_near(address):
+            raise AssertionError(f"a test connects to {address!r}, which is not this machine")
+        return connect_ex(self, address)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", guarded)
+        patch.setattr(socket.socket, "connect_ex", guarded_ex)
+        yield
