@@ -132,9 +132,9 @@ LM: dict[str, Entry] = {
         "scored. Let the script return one of request.choices.",
     ),
     "DX4404": Entry(
-        "a scripted mapping does not fit choices",
-        "A request with choices has one output field, and the script returned a mapping with another number "
-        "of values. Return the one field, or a text.",
+        "a scripted mapping does not fit the request",
+        "The request has one output field, and the script returned a mapping without it, or with several values where "
+        "there are choices. Return the one field, or a text.",
     ),
     "DX4405": Entry(
         "a script gave nothing that can be an answer",

@@ -148,7 +148,9 @@ def report_exit_code(status: str) -> int:
 @click.option(
     "--concurrency", type=click.IntRange(min=1), help="Evaluations in flight; by default what the model allows."
 )
-@click.option("--content", type=click.Choice(["full", "hash", "off"]), default="full", show_default=True)
+@click.option(
+    "--content", type=click.Choice(["full", "hash", "off"]), help="What the log keeps of texts."
+)
 @click.option("-o", "--output", type=click.Path(dir_okay=False), help="Artifact to write.")
 @click.option("--html", type=click.Path(dir_okay=False), help="HTML report to write.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
@@ -165,7 +167,7 @@ def command(
     strategy: str,
     seed: int,
     concurrency: int | None,
-    content: ContentMode,
+    content: ContentMode | None,
     output: str | None,
     html: str | None,
     as_json: bool,

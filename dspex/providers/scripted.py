@@ -98,10 +98,9 @@ class ScriptedLM:
             return answer
         if isinstance(answer, str):
             text = answer
-        elif request.choices:
-            text = _only_value(answer)
         else:
-            text = to_json(answer).decode()
+            fields = self._asked_for(answer, request)
+            text = _only_value(fields) if request.choices else to_json(fields).decode()
         logprobs: tuple[float, ...] | None = None
         if request.score_choices:
             if text not in request.choices:
@@ -116,6 +115,25 @@ class ScriptedLM:
         for message in request.messages:
             asked += len(message.content.split())
         return LMResponse(text, Usage(asked, len(text.split())), "stop", self._name, logprobs)
+
+    def _asked_for(self, answer: Mapping[str, object], request: LMRequest) -> Mapping[str, object]:
+        """`answer` without reasoning that the request has no place for.
+
+        Raises:
+            OutputError: DX4404: the request has one output field, and the answer does not hold it.
+        """
+        wanted = request.output_fields
+        if "reasoning" in answer and "reasoning" not in wanted and len(answer) > 1:
+            answer = {name: value for name, value in answer.items() if name != "reasoning"}
+        if len(wanted) == 1 and wanted[0] not in answer:
+            raise OutputError(
+                "DX4404",
+                f"the request's output field is {wanted[0]}, the scripted mapping has {', '.join(answer) or 'none'}",
+                where=self._name,
+                fix=f"return {{{wanted[0]!r}: …}}, or a text",
+                sent="yes",
+            )
+        return answer
 
     async def aclose(self) -> None:
         """Nothing to release."""

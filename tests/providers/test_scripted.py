@@ -167,3 +167,13 @@ def test_a_script_that_calls_itself_has_a_fingerprint() -> None:
         return "x" if n == 0 else down(request, n - 1)
 
     assert ScriptedLM(down).fingerprint == ScriptedLM(down).fingerprint
+
+
+def test_a_mapping_without_the_output_field_is_an_error_and_unasked_reasoning_is_dropped() -> None:
+    plain = LMRequest(messages=(Message("user", "Which city?"),), output_fields=("answer",))
+    with pytest.raises(OutputError) as caught:
+        ask({"nope": 1}, plain)
+    assert caught.value.code == "DX4404"
+    assert "answer" in caught.value.message
+    assert ask({"reasoning": "Because.", "answer": "Paris"}, plain).text == '{"answer":"Paris"}'
+    assert ask({"reasoning": "Because.", "label": "b"}, PICK).text == "b"

@@ -307,7 +307,7 @@ async def test_study_error_when_two_work_on_one_study() -> None:
 
 async def test_wall_clock_stop_is_an_event_and_the_study_still_reports() -> None:
     async def answer(request: LMRequest) -> Mapping[str, object]:
-        await asyncio.sleep(0.004)
+        await asyncio.sleep(0.02)
         return scripted(request)
 
     store = MemoryEventStore()

@@ -194,10 +194,14 @@ class AnswerParser:
             return None
 
     def _field_of_object(self, text: str) -> object:
+        name = cast(str, self._single)
         fields = _json_object(text)
-        if fields is None or set(fields) != {self._single}:
+        if fields is None or name not in fields:
             return _MISSING
-        return fields[cast(str, self._single)]
+        # Models like to say why, asked or not; any other field means that another record was answered.
+        if others := sorted(set(fields) - {name, "reasoning"}):
+            raise _Unreadable(f"it holds {', '.join(others)} beside {name}")
+        return fields[name]
 
     def _labelled(self, text: str) -> dict[str, object] | None:
         """Fields of the completion format: ``Label: value`` lines; the first label may be missing."""
