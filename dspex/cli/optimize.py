@@ -148,9 +148,7 @@ def report_exit_code(status: str) -> int:
 @click.option(
     "--concurrency", type=click.IntRange(min=1), help="Evaluations in flight; by default what the model allows."
 )
-@click.option(
-    "--content", type=click.Choice(["full", "hash", "off"]), help="What the log keeps of texts."
-)
+@click.option("--content", type=click.Choice(["full", "hash", "off"]), help="What the log keeps of texts.")
 @click.option("-o", "--output", type=click.Path(dir_okay=False), help="Artifact to write.")
 @click.option("--html", type=click.Path(dir_okay=False), help="HTML report to write.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
