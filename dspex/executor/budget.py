@@ -109,13 +109,6 @@ class BudgetAccount:
         """Seconds since the account was opened."""
         return self._clock() - self._started
 
-    def remaining_calls(self) -> int | None:
-        """Calls that may still be reserved, or None without a cap on calls."""
-        with self._lock:
-            if self.budget.calls is None:
-                return None
-            return max(0, self.budget.calls - self._settled.calls - self._uncertain.calls - self._reserved.calls)
-
     def reserve(self, upper: Spend) -> BudgetReservation:
         """Set `upper` aside for one call.
 

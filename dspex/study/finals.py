@@ -194,7 +194,10 @@ def source_text(source: DemoSource, last: int | None = None, most: int = 32) -> 
     if not source.demos:
         return "none"
     shown = source.demos if last is None else source.demos[max(0, len(source.demos) - last) :]
-    return "\n".join(f"{_flat(demo.input)} -> {_flat(demo.output)}" for demo in shown[:most])
+    lines = [f"{_flat(demo.input)} -> {_flat(demo.output)}" for demo in shown[:most]]
+    if len(shown) > most:
+        lines.append(f"(and {len(shown) - most} more)")
+    return "\n".join(lines)
 
 
 def _flat(values: Mapping[str, object]) -> str:

@@ -85,12 +85,6 @@ class Ledger:
         """Whether `upper` more fits even if all that has started costs its upper bound."""
         return self.caps.hold(self.spent + self.aside + self.started + upper)
 
-    def calls_left(self) -> int | None:
-        """Calls that may still be charged beside what is set aside; None without such a cap."""
-        if self.caps.calls is None:
-            return None
-        return max(0, self.caps.calls - self.spent.calls - self.aside.calls)
-
     def evaluations_left(self, each: Spend) -> int | None:
         """How many evaluations at `each` still fit; None when no cap binds."""
         room: list[float] = []

@@ -219,7 +219,7 @@ class Report:
             lines += ["", "winning values"] + [f"  {k} = {_short(str(v))}" for k, v in list(others.items())[:12]]
         lines.append("")
         lines.append(f"seed {self.seed}, strategy {self.strategy}, study {self.study}")
-        return "\n".join(lines[:60])
+        return "\n".join(lines)
 
     def _score_lines(self) -> list[str]:
         names = (("before", "default program"), ("zero_shot", "best zero-shot format"), ("after", "optimized"))
