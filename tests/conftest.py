@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import ipaddress
+import signal
 import socket
 from collections.abc import Generator
 from typing import Any
 
 import pytest
+
+# A runner started in the background ignores SIGINT, and the processes that tests interrupt would inherit that.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _is_near(address: object) -> bool:
