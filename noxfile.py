@@ -76,10 +76,25 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def growth(session: nox.Session) -> None:
+    """Print how compiling grows with 250 to 2,000 nodes, and what a fresh process takes to load an artifact."""
+    install(session, extras="cli")
+    session.run("python", "-m", "benchmarks.compiler_growth", *session.posargs)
+    session.run("python", "-m", "benchmarks.test_import")
+
+
+@nox.session
 def kill(session: nox.Session) -> None:
     """Kill 30 studies at random moments and after each kind of event, resume them and compare."""
     install(session, "test", extras="cli")
     session.run("python", "-m", "tests.study.kill_runs", *(session.posargs or ["30"]))
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Fuzz artifacts, graph text, tables and schemas, guided by coverage: `nox -s fuzz -- SECONDS [TARGET ...]`."""
+    install(session, "test", "fuzz", extras="cli,sign")
+    session.run("python", "-m", "tests.fuzz", *(session.posargs or ["900"]))
 
 
 @nox.session
@@ -94,6 +109,14 @@ def realdata(session: nox.Session) -> None:
     """Optimize on public TREC questions with the real local model and print the table."""
     install(session, extras="local")
     session.run("python", "-m", "benchmarks.realdata", *session.posargs)
+
+
+@nox.session
+def estimates(session: nox.Session) -> None:
+    """Compare estimates with what the real local model uses on the examples."""
+    install(session, extras="local")
+    session.run("dspex", "model", "pull", silent=True)
+    session.run("python", "-m", "benchmarks.estimates", *session.posargs)
 
 
 @nox.session

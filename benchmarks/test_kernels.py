@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from dspex.compiler.lower import Lowered, lower
+from dspex.compiler.lower.lowering import Lowered, lower
+from dspex.core import abi
 from dspex.core.exercise import exercise
 from dspex.core.kernels import bootstrap, encode
 from dspex.core.rng import fill_uniform
 from dspex.core.statistics import mean_interval
-from dspex.program.variables import Choice, Float, Int, Var
+from dspex.program.rules import Rule
+from dspex.program.variables import Choice, Float, Int, Text, Var
 
 Benchmark = Any
 
@@ -45,6 +47,46 @@ def genes(rows: int, conditional: bool = True) -> Lowered:
 def ruled() -> Lowered:
     x = [Float(f"x{index}", 0, 1, default=0.5) for index in range(10)]
     return lower(x, [x[index] + x[(index + 1) % 10] <= 1.8 for index in range(10)])
+
+
+def mixed(rows: int) -> tuple[list[Var[Any]], list[Rule]]:
+    """Every second kind, a third conditional, a rule for every fourth row."""
+    mode = Choice("mode", ("a", "b"))
+    variables: list[Var[Any]] = [mode]
+    for index in range(rows - 1):
+        when, name = mode.is_("b") if index % 3 == 2 else None, f"v{index}"
+        if index % 4 == 0:
+            variables.append(Float(name, 0, 1, when=when))
+        elif index % 4 == 1:
+            variables.append(Int(name, 1, 64, when=when))
+        elif index % 4 == 2:
+            variables.append(Choice(name, ("x", "y", "z"), when=when))
+        else:
+            variables.append(Text(name, ("short", "long"), when=when))
+    return variables, [variables[row + 1] + variables[row + 2] <= 60 for row in range(0, rows - 3, 4)]
+
+
+@pytest.mark.parametrize("rows", [40, 10_000])
+def test_lower(benchmark: Benchmark, rows: int) -> None:
+    benchmark.group = f"lower {rows} Variables"
+    assert len(benchmark(lower, *mixed(rows)).variables) == rows
+
+
+@pytest.mark.parametrize("rows", [40, 10_000])
+def test_check_of_a_table(benchmark: Benchmark, rows: int) -> None:
+    benchmark.group = f"check a table of {rows} rows"
+    blob = abi.to_bytes(lower(*mixed(rows)).table)
+    assert len(benchmark(abi.validate_blob, blob).kinds) == rows
+
+
+@pytest.mark.parametrize("form", ["encode", "decode"])
+def test_configuration_of_40(benchmark: Benchmark, form: str) -> None:
+    benchmark.group = "one configuration of 40 Variables"
+    space = lower(*mixed(40))
+    if form == "encode":
+        benchmark(space.encode, space.defaults)
+    else:
+        benchmark(space.decode, space.default)
 
 
 @pytest.mark.benchmark(group="sample 10,000 x 64")

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from dspex import errors
     from dspex._version import __version__
     from dspex.compiler import compile
-    from dspex.compiler.artifact import load_artifact
+    from dspex.compiler.artifact.loading import load_artifact
     from dspex.errors import (
         BudgetExceeded,
         CallTimeout,
@@ -39,17 +39,21 @@ if TYPE_CHECKING:
     from dspex.lm.model import LM
     from dspex.lm.spend import Budget
     from dspex.lm.types import FREE, Price
+    from dspex.program.computed import Computed, computed
     from dspex.program.context import trace, using
     from dspex.program.declare import var
     from dspex.program.demos import Demo, DemoSet, Nearest
+    from dspex.program.flow import Fallback, Parallel, Race, Vote, When, cond, fallback, map, parallel, race, vote, when
     from dspex.program.function import infer, program
     from dspex.program.metric import Metric, Run, Score, metric
     from dspex.program.modules import ChainOfThought, Module, Predict
+    from dspex.program.operations import op
     from dspex.program.program import Program
     from dspex.program.rules import Rule, not_both, one_of
     from dspex.program.schema import Schema, field
     from dspex.program.select import select
     from dspex.program.space import Space
+    from dspex.program.tools import Tool, tool
     from dspex.program.trace import Trace
     from dspex.program.types import ApiKey, Confidence, CostUSD, LatencySeconds, Probability
     from dspex.program.variables import Bool, Choice, Demos, Float, Int, Text, Var
@@ -69,17 +73,21 @@ _HOMES = {
     "dspex.lm.model": "LM",
     "dspex.lm.spend": "Budget",
     "dspex.lm.types": "FREE Price",
+    "dspex.program.computed": "Computed computed",
     "dspex.program.context": "trace using",
     "dspex.program.declare": "var",
     "dspex.program.demos": "Demo DemoSet Nearest",
+    "dspex.program.flow": "Fallback Parallel Race Vote When cond fallback map parallel race vote when",
     "dspex.program.function": "infer",
     "dspex.program.metric": "Metric Run Score metric",
     "dspex.program.modules": "ChainOfThought Module Predict",
+    "dspex.program.operations": "op",
     "dspex.program.program": "Program",
     "dspex.program.rules": "Rule not_both one_of",
     "dspex.program.schema": "Schema field",
     "dspex.program.select": "select",
     "dspex.program.space": "Space",
+    "dspex.program.tools": "Tool tool",
     "dspex.program.trace": "Trace",
     "dspex.program.types": "ApiKey Confidence CostUSD LatencySeconds Probability",
     "dspex.program.variables": "Bool Choice Demos Float Int Text Var",
@@ -99,6 +107,7 @@ __all__ = [
     "ChainOfThought",
     "Choice",
     "CompileError",
+    "Computed",
     "Confidence",
     "ConnectError",
     "CoreError",
@@ -109,6 +118,7 @@ __all__ = [
     "DemoSet",
     "Demos",
     "DspexError",
+    "Fallback",
     "Float",
     "Int",
     "LMError",
@@ -120,11 +130,13 @@ __all__ = [
     "Nearest",
     "NoLMError",
     "OutputError",
+    "Parallel",
     "Predict",
     "Price",
     "Probability",
     "Program",
     "ProgramError",
+    "Race",
     "RateLimited",
     "RequestRejected",
     "ResponseError",
@@ -138,28 +150,41 @@ __all__ = [
     "StopToken",
     "StudyError",
     "Text",
+    "Tool",
     "Trace",
     "UsageError",
     "Var",
+    "Vote",
+    "When",
     "__version__",
     "compile",
+    "computed",
+    "cond",
     "errors",
     "exact_match",
     "f1",
+    "fallback",
     "field",
     "infer",
     "load",
     "load_artifact",
+    "map",
     "metric",
     "not_both",
     "one_of",
+    "op",
     "optimize",
     "optimize_async",
+    "parallel",
     "program",
+    "race",
     "select",
+    "tool",
     "trace",
     "using",
     "var",
+    "vote",
+    "when",
 ]
 
 

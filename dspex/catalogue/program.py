@@ -87,6 +87,27 @@ PROGRAM: dict[str, Entry] = {
         "the class body, or hand a named form to the module that uses it, as in dx.Predict(..., "
         "temperature=dx.Float(...)).",
     ),
+    "DX1216": Entry(
+        "computed Variables depend on each other in a cycle",
+        "A computed Variable is evaluated after those that it is computed from, so they form no cycle. The message "
+        "prints the cycle; compute one of them from other Variables. A condition (when=) counts as a dependency too.",
+    ),
+    "DX1217": Entry(
+        "two programs share one Variable",
+        "A Variable belongs to one program: what two programs each own would be two Variables with two values under "
+        "one definition. The message names both places. Declare one in each, or declare it in the program that holds "
+        "both and hand it to their modules.",
+    ),
+    "DX1218": Entry(
+        "the function of a computed Variable raised",
+        "It is called with the values of its Variables whenever a program is made or bound, and has a result for "
+        "every combination of them. The message shows the values.",
+    ),
+    "DX1219": Entry(
+        "a computed Variable is not defined soundly",
+        "dx.computed takes arithmetic over Variables, as in dx.computed(k * 100), or a function followed by the "
+        "Variables whose values it gets, as in dx.computed(title, style, k).",
+    ),
     "DX1301": Entry(
         "a rule was used as a truth value",
         "A rule is known to hold only once a configuration is. Python turns 1 <= k <= 4 into `(1 <= k) and (k"
@@ -139,6 +160,22 @@ PROGRAM: dict[str, Entry] = {
         "A configuration maps names to values, so names in one space are unique. Rename one of the two, or "
         "the attribute that holds its program.",
     ),
+    "DX1406": Entry(
+        "a computed Variable was set",
+        "Its value follows from other Variables. Bind those. A full configuration may hold it, with the very value "
+        "that follows; leave it out when you change what it is computed from.",
+    ),
+    "DX1407": Entry(
+        "a stored Variable or rule has another shape",
+        "The data is not what to_document() of a Variable or rules.to_json() writes. It may come from a newer version "
+        "or a damaged or edited file.",
+    ),
+    "DX1408": Entry(
+        "a Variable or rule cannot be stored",
+        "Stored Variables hold texts, finite numbers, bools and None, and arithmetic. Members of an Enum, other "
+        "objects, and functions that compute a Variable live in the source only: an artifact of such a program needs "
+        "it.",
+    ),
     "DX1501": Entry(
         "a program was changed after __init__",
         "Programs are immutable, so that a compiled plan, a study and a trace speak of one thing. bind() "
@@ -147,7 +184,7 @@ PROGRAM: dict[str, Entry] = {
     "DX1502": Entry(
         "a program does not say its schemas",
         "Input and output are dx.Schema classes, named in the bases: class QABot(dx.Program[Ask, Answer]). "
-        "Modules take them as their first two arguments.",
+        "Modules take them as their first two arguments; a text such as 'question -> answer' is none.",
     ),
     "DX1503": Entry(
         "dx.infer() was called",
@@ -167,7 +204,8 @@ PROGRAM: dict[str, Entry] = {
     "DX1506": Entry(
         "an instruction names an unknown Variable",
         "{name} in an instruction stands for the value of a Variable of the program that owns the module. "
-        "Declare the Variable, correct the name, or write {{name}} for the literal text.",
+        "Declare the Variable, correct the name, or write {{name}} for the literal text. Texts that are bound are "
+        "checked like those in the source; those that a study proposes may hold any braces.",
     ),
     "DX1507": Entry(
         "branches of a selection do not fit together",
@@ -180,8 +218,9 @@ PROGRAM: dict[str, Entry] = {
     ),
     "DX1509": Entry(
         "an argument of a module does not fit",
-        "The message says what the argument takes. logprob and calibrated scoring compare a closed set of "
-        "answers, so the output has one field of a Literal, Enum or bool type and no reasoning before it.",
+        "The message says what the argument takes. logprob and calibrated scoring compare a closed set of answers, so "
+        "the output has one field of a Literal, Enum or bool type and no reasoning before it. An argument that "
+        "modules do not have is refused with the nearest one that they have.",
     ),
     "DX1510": Entry(
         "the list of models of a module is empty or repeats a name",
@@ -205,6 +244,67 @@ PROGRAM: dict[str, Entry] = {
         "something that is no metric stands for a metric",
         "A metric is a function of (got, want), or one of (run) under @dx.metric; sync or async. It returns a"
         " number, a bool or a dx.Score.",
+    ),
+    "DX1530": Entry(
+        "fields and branches of dx.parallel do not fit together",
+        "The schema of the result has one field for every branch, named like it and of the type of its output; other "
+        "fields have defaults. Rename a branch, or change the schema.",
+    ),
+    "DX1531": Entry(
+        "the branches of a combinator do not fit together",
+        "parallel, fallback, race, vote and when take programs with one input schema and, but for parallel, one "
+        "output schema. Branches have different names; positional ones are branch1, branch2 and so on. They are "
+        "instances, and fallback, race and vote take two or more.",
+    ),
+    "DX1532": Entry(
+        "dx.vote by a field that the output lacks",
+        "by= names the output field whose commonest value wins. Leave it out to compare whole outputs.",
+    ),
+    "DX1533": Entry(
+        "the test of dx.when is no plain function",
+        "It is called with the input and its truth value decides at once, so it is not asynchronous and no program. "
+        "To decide by a program's output, await it in a __call__ and use dx.cond.",
+    ),
+    "DX1534": Entry(
+        "dx.cond or dx.map got something that it cannot run",
+        "dx.cond(test, then, otherwise, x) and dx.map(program, xs) run programs; xs is a list of inputs. Conditions "
+        "do not nest: write `a if test else b` with awaits, or make the inner one a program with dx.when.",
+    ),
+    "DX1535": Entry(
+        "programs are nested too deeply",
+        "A program may stand 100 levels below the outermost one. Combinators take any number of branches, and >> joins "
+        "any number of steps, side by side.",
+    ),
+    "DX1536": Entry(
+        "a program makes itself",
+        "Its __init__ makes another instance of its class, which does the same, without end. A tree of programs is "
+        "finite: pass the inner program in, or repeat the work in __call__.",
+    ),
+    "DX1540": Entry(
+        "@dx.op stands over something that is no function",
+        "It marks a def or an async def, whose source the compiler can name. Decorate the function itself, before "
+        "other decorators wrap it.",
+    ),
+    "DX1541": Entry(
+        "a function cannot be a tool",
+        "A tool is a plain function, not a method. Its parameters can be given by name, and are annotated with types "
+        "that have a JSON Schema; its name has letters, digits, _ and -, at most 64.",
+    ),
+    "DX1542": Entry(
+        "a tool was called with arguments that do not fit",
+        "Arguments are validated against the annotations before the function runs. The message names each argument "
+        "that is missing, unknown or given twice, and else the rule and the value.",
+    ),
+    "DX1543": Entry(
+        "a program gave something else than its output schema",
+        "What __call__ returns is checked where it leaves dspex: in run, batch and the evaluation of an example. A "
+        "call of a module or a program is awaited (return await self.answer(x)), every way through __call__ ends with "
+        "return, and what is returned is an instance of the schema that the class declares.",
+    ),
+    "DX1544": Entry(
+        "a program without __call__",
+        "A program is a class that says in async def __call__ how its output comes about. Write it, or make instances "
+        "of a class below that does.",
     ),
     "DX1601": Entry(
         "a demonstration is not JSON data",

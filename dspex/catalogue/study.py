@@ -139,4 +139,10 @@ STUDY: dict[str, Entry] = {
         "Not one evaluation of the first rung, with whatever configuration, gave a score. The message holds the "
         "first reason. See whether the program runs on one example: program.run(example.input).",
     ),
+    "DX6215": Entry(
+        "a study's winner cannot be read back",
+        "`dspex compile --study ID` binds what a finished study found. The study has no end yet, or its log does not "
+        "hold the winning texts: it keeps no training data for nearest demonstrations, and no texts unless content is "
+        "'full'. `dspex study resume ID -o FILE` finishes the study, or repeats nothing and writes the artifact.",
+    ),
 }

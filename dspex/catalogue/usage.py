@@ -175,6 +175,31 @@ USAGE: dict[str, Entry] = {
         "Where results go is looked at before anything is spent on them: the folder has to exist and to be writable. "
         "Make the folder, or name another file.",
     ),
+    "DX8312": Entry(
+        "an option for artifacts is given without one",
+        "--sign signs the artifact that is written with -o, and --key verifies the artifact that is run. Name the "
+        "artifact, or leave the option out.",
+    ),
+    "DX8313": Entry(
+        "a module cannot be exported as a chat completion",
+        "The module scores its choices by log-probability, which chat completions have no request for. Bind its "
+        "scoring to generate first, or export as prompt or json.",
+    ),
+    "DX8330": Entry(
+        "there is no such pass",
+        "--after takes the name of a pass: read, inline, types, fold, dead, merge, schedule, layout, order, estimate "
+        "or lower. The message lists them.",
+    ),
+    "DX8331": Entry(
+        "an artifact holds no earlier stages",
+        "An artifact holds the graph as it is after every pass. What it was before is read from the program's source: "
+        "name the program, module:name, or let the artifact import it with --import.",
+    ),
+    "DX8332": Entry(
+        "there is nothing to check under a path",
+        "dspex check takes Python files, folders, names of modules and artifacts. The path does not exist or is "
+        "something else.",
+    ),
     "DX8901": Entry(
         "an unexpected error",
         "This is a defect of dspex or of a library below it, or code of yours that raised outside of a "

@@ -1,7 +1,7 @@
 """Entry point: finds the command, runs it, and turns every ending into an exit code.
 
 0    done
-1    a fault of dspex itself or of its store, or something that `doctor` misses
+1    a fault of dspex itself or of its store, something that `doctor` misses, or what `check` found
 2    usage: the command line, a setting, a file, a data set, a budget too small, or no model chosen
 3    the budget is exhausted; a partial result was saved
 4    provider: the model's server, its answers, or the local model
@@ -31,7 +31,14 @@ COMMANDS = {
     "run": ("dspex.cli.run", "Run a program or an artifact on one input."),
     "optimize": ("dspex.cli.optimize", "Search a program's Variables on a data set."),
     "compile": ("dspex.cli.compile", "Compile a program into a .dspex artifact."),
+    "verify": ("dspex.cli.sign:verify", "Check an artifact's hashes and its signature."),
+    "sign": ("dspex.cli.sign:sign", "Sign an artifact."),
+    "keygen": ("dspex.cli.sign:keygen", "Make a pair of keys to sign and verify artifacts with."),
+    "export": ("dspex.cli.export", "Show an artifact's prompts as Markdown, as request bodies or as JSON."),
+    "unpack": ("dspex.cli.pack:unpack", "Write an artifact's parts as files."),
+    "pack": ("dspex.cli.pack:pack", "Make an artifact of unpacked files, with edited instructions."),
     "explain": ("dspex.cli.explain", "Show a program as the compiler sees it, or what an error code means."),
+    "check": ("dspex.cli.check", "Check every program of a project, before any call."),
     "model": ("dspex.cli.model", "Fetch and list local models."),
     "study": ("dspex.cli.study", "List, show, resume and delete studies."),
     "cache": ("dspex.cli.cache", "Show and clear the response cache."),
@@ -50,8 +57,8 @@ class LazyGroup(click.Group):
             near = difflib.get_close_matches(cmd_name, COMMANDS, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise click.UsageError(f"No such command {cmd_name!r}.{hint}", ctx)
-        module = importlib.import_module(COMMANDS[cmd_name][0])
-        return cast(click.Command, module.command)
+        place, _, name = COMMANDS[cmd_name][0].partition(":")
+        return cast(click.Command, getattr(importlib.import_module(place), name or "command"))
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -57,16 +58,29 @@ def _plain(schema: type[Schema], name: str, text: str, data: object) -> object:
 @click.argument("text", metavar="[INPUT]", required=False)
 @click.option("--lm", help="Model to use, for example local/smollm2 or openai/gpt-4.1-mini.")
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds for the whole run.")
+@click.option("--import", "imports", multiple=True, metavar="MODULE", help="Module that an artifact may import.")
+@click.option(
+    "--key", type=click.Path(path_type=Path, dir_okay=False), help="Public key that has to have signed the artifact."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
-def command(target: str, text: str | None, lm: str | None, timeout: float | None, as_json: bool) -> None:
+def command(
+    target: str,
+    text: str | None,
+    lm: str | None,
+    timeout: float | None,
+    imports: tuple[str, ...],
+    key: Path | None,
+    as_json: bool,
+) -> None:
     """Run TARGET (module:name, file.py:name or an artifact) on INPUT, or on standard input.
 
-    INPUT is a JSON object of the input schema's fields, or plain text when there is one field.
+    INPUT is a JSON object of the input schema's fields, or plain text when there is one field. An artifact needs no
+    source; where it has code, --import says which module to take it from.
     """
-    from dspex.cli.targets import load_program, user_code
+    from dspex.cli.targets import load_compiled, user_code
     from dspex.program.context import trace, using
 
-    program = load_program(target)
+    program = load_compiled(target, imports=imports, key=key)
     if text is None and sys.stdin.isatty():
         note("reading the input from standard input (Ctrl-D ends it)")
     given = sys.stdin.read().strip() if text is None else text

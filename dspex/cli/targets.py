@@ -7,7 +7,7 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 from dspex.errors import CompileError, DspexError, ProgramError, UsageError
 
 if TYPE_CHECKING:
+    from dspex.compiler.compiled import Compiled
     from dspex.program.program import Program
     from dspex.program.schema import Schema
 
@@ -83,6 +84,14 @@ def load_object(target: str, *, folder: str | None = None) -> object:
     return found
 
 
+def import_path(target: str) -> str | None:
+    """``module:name`` of what `target` names, once it was loaded; None for an artifact."""
+    place, _, name = target.rpartition(":")
+    if target.endswith(".dspex") or not place:
+        return None
+    return f"{Path(place).stem if place.endswith('.py') else place}:{name}"
+
+
 def _on_path(folder: str) -> None:
     if folder not in sys.path:
         sys.path.insert(0, folder)
@@ -142,12 +151,22 @@ def _named_module(place: str, here: str) -> ModuleType:
         raise
 
 
-def load_program(target: str, *, folder: str | None = None) -> Program[Schema, Schema]:
-    """The program that `target` names: a program, a class of one, or an artifact's path."""
+def load_program(
+    target: str, *, folder: str | None = None, imports: Sequence[str] | None = None
+) -> Program[Schema, Schema]:
+    """The program that `target` names: a program, a class of one, or the one that an artifact was made of.
+
+    Args:
+        target: As on the command line.
+        folder: Where modules and files are looked for; the current one by default.
+        imports: Modules that an artifact may import; None for that of its program: who names an artifact where its
+            program is needed means to run that program.
+    """
     from dspex.program.program import Program
 
     if target.endswith(".dspex"):
-        return _from_artifact(Path(folder or os.getcwd(), target))
+        path = Path(folder or os.getcwd(), target)
+        return cast("Program[Schema, Schema]", _from_artifact(path, _own(path) if imports is None else imports).program)
     found = load_object(target, folder=folder)
     if isinstance(found, type) and issubclass(found, Program):
         with user_code(f"making {target}"):
@@ -158,23 +177,57 @@ def load_program(target: str, *, folder: str | None = None) -> Program[Schema, S
     raise UsageError("DX8224", f"{target} is {kind}, not a Program", fix="name a dx.Program class or instance")
 
 
-def _from_artifact(path: Path) -> Program[Schema, Schema]:
-    """The program in an artifact; its source is looked for in the current folder and beside the artifact."""
-    from dspex.compiler.artifact import load_artifact
+def load_compiled(
+    target: str, *, imports: Sequence[str] = (), key: Path | None = None, folder: str | None = None
+) -> Compiled[Any, Any]:
+    """What `target` names, compiled: an artifact, whose code is imported only from `imports`, or a program.
 
-    _on_path(str(path.resolve().parent))
+    Args:
+        target: As on the command line.
+        imports: Modules that an artifact may import.
+        key: Public key that an artifact has to be signed with.
+        folder: Where modules and files are looked for; the current one by default.
+    """
+    if target.endswith(".dspex"):
+        return _from_artifact(Path(folder or os.getcwd(), target), imports, key)
+    if key is not None:
+        raise UsageError("DX8312", "--key verifies an artifact, and a program is none", fix="name a .dspex file")
+    from dspex.compiler import compile as compile_program
+
+    return compile_program(load_program(target, folder=folder))
+
+
+def from_here() -> None:
+    """Let modules of the current folder be imported."""
     _on_path(os.getcwd())
+
+
+def _from_artifact(path: Path, imports: Sequence[str], key: Path | None = None) -> Compiled[Any, Any]:
+    """The artifact at `path`; code that it may import is looked for in the current folder and beside the artifact."""
+    from dspex.compiler.artifact.loading import load_artifact
+
+    if imports:
+        _on_path(str(path.resolve().parent))
+        _on_path(os.getcwd())
     with user_code(f"the program of {path.name}"):
         try:
-            found = load_artifact(path)
+            return load_artifact(path, imports=imports, key=key)
         except CompileError as error:
-            if error.code != "DX2205":
+            if error.code != "DX2205" or not imports:
                 raise
             # The demo's artifact is written anywhere; its program is dspex's own.
             for name in EXAMPLES:
                 sys.path.append(str(examples_folder(name)))
-            found = load_artifact(path)
-    return cast("Program[Schema, Schema]", found.program)
+            return load_artifact(path, imports=imports, key=key)
+
+
+def _own(path: Path) -> tuple[str, ...]:
+    """The module of an artifact's program."""
+    from dspex.compiler.artifact.archive import read_archive
+
+    program = read_archive(path).manifest.get("program")
+    where = cast("dict[str, object]", program).get("path") if isinstance(program, dict) else None
+    return (where.partition(":")[0],) if isinstance(where, str) else ()
 
 
 def examples_folder(name: str) -> Path:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dspex.compiler.artifact import load_artifact
+    from dspex.compiler.artifact.loading import load_artifact
     from dspex.compiler.compiled import Compiled, compile
     from dspex.compiler.explain import Explanation, explain_code
+    from dspex.compiler.ir.parser import parse
 
-__all__ = ["Compiled", "Explanation", "compile", "explain_code", "load_artifact"]
+__all__ = ["Compiled", "Explanation", "compile", "explain_code", "load_artifact", "parse"]
 
 # Lazy, because rendering and parsing live below this package and are loaded for every call without the rest.
 _PLACES = {
@@ -18,6 +19,7 @@ _PLACES = {
     "Explanation": "explain",
     "explain_code": "explain",
     "load_artifact": "artifact",
+    "parse": "ir.parser",
 }
 
 

@@ -1,29 +1,27 @@
-"""What a compiled program is, in words: graph, Variables, rules, and the prompts as they will be sent."""
+"""What a compiled program is, before a call is made: graph, Variables, rules, prompts, costs and what is wrong."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from html import escape
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from dspex.catalogue import CATALOGUE
-from dspex.compiler.render import prepare
-from dspex.errors import LMError, UsageError
-from dspex.lm.types import Capabilities, LMRequest
-from dspex.program.demos import Demo, DemoSet, Nearest
-from dspex.program.modules import Module, ModuleSettings
-from dspex.program.program import Program
+from dspex.compiler.artifact.prompts import prompt_request, request_text
+from dspex.compiler.diagnose import Diagnostic, diagnose
+from dspex.compiler.estimate.estimates import Estimates
+from dspex.compiler.ir.diff import Detail, GraphDiff, diff
+from dspex.compiler.ir.nodes import Graph
+from dspex.errors import DspexError, UsageError
+from dspex.program.demos import DemoSet, Nearest
 from dspex.program.variables import Demos, Var
 
 if TYPE_CHECKING:
     from dspex.compiler.compiled import Compiled
+    from dspex.program.modules import ModuleSettings
 
-__all__ = ["Explanation", "explain", "explain_code", "module_markdown", "shown_demos"]
-
-_EVERYTHING = Capabilities(raw_prompt=True, json_schema=True, choices=True, score_choices=True)
-_SHOWN = 3
+__all__ = ["Difference", "Explanation", "difference", "explain", "explain_code"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +69,10 @@ class Explanation:
         variables: Every Variable.
         rules: Every rule.
         prompts: Each module's prompt under the bound configuration.
+        estimates: What a run takes, of inputs of which only the schema is known.
+        diagnostics: What is wrong or worth knowing.
+        drawn: The graph itself.
+        config: The bound values by which its selections are decided.
     """
 
     name: str
@@ -81,6 +83,10 @@ class Explanation:
     variables: tuple[VariableNote, ...]
     rules: tuple[str, ...]
     prompts: tuple[PromptNote, ...]
+    estimates: Estimates | None = None
+    diagnostics: tuple[Diagnostic, ...] = ()
+    drawn: Graph | None = field(default=None, repr=False)
+    config: dict[str, object] = field(default_factory=dict[str, object], repr=False)
 
     def as_json(self) -> dict[str, object]:
         """The same as plain JSON data."""
@@ -113,6 +119,8 @@ class Explanation:
             ],
             "rules": list(self.rules),
             "prompts": [{"module": p.module, "text": p.text, "note": p.note} for p in self.prompts],
+            "estimates": None if self.estimates is None else self.estimates.as_json(),
+            "diagnostics": [d.as_json() for d in self.diagnostics],
         }
 
     def __str__(self) -> str:
@@ -132,50 +140,48 @@ class Explanation:
         for v in self.variables:
             condition = f"  when {v.when}" if v.when else ""
             off = "" if v.active else "  (inactive)"
-            lines.append(f"  {v.name:<{width}}  {v.domain} = {_short(v.value)}{condition}{off}")
+            lines.append(f"  {v.name:<{width}}  {v.domain} = {short(v.value)}{condition}{off}")
         lines += ["", f"Rules ({len(self.rules)})", *(f"  {rule}" for rule in self.rules)]
+        if self.estimates is not None:
+            lines += ["", "Cost of one run", *(f"  {line}" for line in str(self.estimates).splitlines())]
+        if self.diagnostics:
+            lines += ["", f"Findings ({len(self.diagnostics)})"]
+            lines += [f"  {line}" for d in self.diagnostics for line in str(d).splitlines()]
         for prompt in self.prompts:
             lines += ["", f"Prompt of {prompt.module}" + (f"  ({prompt.note})" if prompt.note else "")]
             lines += [f"  | {line}" for line in prompt.text.splitlines()]
         return "\n".join(lines) + "\n"
 
+    def as_mermaid(self) -> str:
+        """The graph as a Mermaid flowchart."""
+        from dspex.compiler.view.mermaid import mermaid
+
+        return "" if self.drawn is None else mermaid(self.drawn, self.config)
+
     def as_html(self) -> str:
         """One page without scripts or anything from elsewhere."""
-        rows = "".join(
-            f"<tr{'' if v.active else ' class=off'}><td><code>{escape(v.name)}</code><td>{escape(v.domain)}"
-            f"<td>{escape(_short(v.value))}<td>{escape(v.when or '')}"
-            for v in self.variables
-        )
-        opaque = "".join(
-            f"<li><code>{escape(o.program or self.name)}</code> at <code>{escape(o.where)}</code>: {escape(o.reason)}."
-            f" <b>Remedy:</b> {escape(o.remedy)}"
-            for o in self.opaque
-        )
-        prompts = "".join(
-            f"<h3>{escape(p.module)}</h3>" + (f"<p>{escape(p.note)}" if p.note else "") + f"<pre>{escape(p.text)}</pre>"
-            for p in self.prompts
-        )
-        rules = "".join(f"<li><code>{escape(rule)}</code>" for rule in self.rules) or "<li>none"
-        return (
-            f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(self.name)}</title><style>"
-            "body{font:16px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem}"
-            "pre{background:#f5f5f5;padding:1rem;overflow:auto;white-space:pre-wrap}td,th{padding:.2rem .8rem .2rem 0;"
-            "text-align:left;vertical-align:top}.off{opacity:.5}"
-            "@media(prefers-color-scheme:dark){body{background:#111;color:#eee}pre{background:#222}}</style>"
-            f"<h1>{escape(self.name)}</h1><p>{escape(self.signature)} · graph <code>{self.hash[:12]}</code>"
-            f"<h2>Graph</h2><pre>{escape(self.graph)}</pre>"
-            + (f"<h2>Opaque</h2><ul>{opaque}</ul>" if opaque else "")
-            + f"<h2>Variables</h2><table><tr><th>name<th>domain<th>value<th>when{rows}</table>"
-            f"<h2>Rules</h2><ul>{rules}</ul><h2>Prompts</h2>{prompts}</html>\n"
-        )
+        from dspex.compiler.view.page import page
+
+        return page(self)
+
+    def _repr_html_(self) -> str:
+        from dspex.compiler.view.page import fragment
+
+        return fragment(self)
 
 
 def explain(compiled: Compiled[Any, Any]) -> Explanation:
-    """The explanation of `compiled` under its configuration."""
-    graph = compiled.graph
-    program: Program[Any, Any] = compiled.program
-    variables, config = program.variables(), program.config
-    active = program.space.active(config)
+    """The explanation of `compiled` under its configuration; an artifact without its program has one too."""
+    from dspex.compiler.estimate.estimating import estimate
+
+    graph, space, config = compiled.graph, compiled.space, dict(compiled.config)
+    active = space.active(config)
+    settings = [settings for _, settings in _settings(compiled)]
+    try:
+        estimates = estimate(compiled)
+    except DspexError:
+        # A model that cannot be opened is said by the call that needs it; the rest is known all the same.
+        estimates = None
     return Explanation(
         name=graph.name,
         signature=f"{graph.input} -> {graph.output}",
@@ -184,10 +190,74 @@ def explain(compiled: Compiled[Any, Any]) -> Explanation:
         opaque=tuple(
             OpaqueNote(n.program, str(n.loc or "source unknown"), n.reason, n.remedy, n.owns) for n in graph.opaque
         ),
-        variables=tuple(_variable(v, config[name], name in active) for name, v in variables.items()),
-        rules=tuple(str(rule) for rule in program.all_rules()),
-        prompts=tuple(_prompt(module) for module in program.modules().values()),
+        variables=tuple(
+            _variable(v, config.get(name, v.default), name in active) for name, v in space.variables.items()
+        ),
+        rules=tuple(str(rule) for rule in space.rules),
+        prompts=tuple(_prompt(each) for each in settings),
+        estimates=estimates,
+        diagnostics=diagnose(compiled),
+        drawn=graph,
+        config=config,
     )
+
+
+def _settings(compiled: Compiled[Any, Any]) -> list[tuple[str, ModuleSettings[Any, Any]]]:
+    """The settings of every module that can be told; those inside opaque programs need the program."""
+    found: list[tuple[str, ModuleSettings[Any, Any]]] = []
+    for path in compiled.settings:
+        try:
+            found.append((path, compiled.settings[path]))
+        except DspexError:
+            continue
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How one compiled program differs from another; false when it does not.
+
+    Attributes:
+        graph: What differs between the graphs.
+        variables: What differs about Variables that both have: domains and values, by name.
+    """
+
+    graph: GraphDiff
+    variables: tuple[Detail, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.graph or self.variables)
+
+    def __str__(self) -> str:
+        said = [str(self.graph).rstrip()] if self.graph or not self.variables else []
+        return "\n".join([*said, *(f"~ ${item}" for item in self.variables)]) + "\n"
+
+    def as_json(self) -> dict[str, object]:
+        """The same as plain JSON data."""
+        return {
+            "graph": self.graph.as_json(),
+            "variables": [{"what": v.what, "before": v.before, "after": v.after} for v in self.variables],
+        }
+
+
+def difference(one: Compiled[Any, Any], two: Compiled[Any, Any]) -> Difference:
+    """How `two` differs from `one`: graph, domains and bound values."""
+    details: list[Detail] = []
+    for name, variable in one.space.variables.items():
+        other = two.space.variables.get(name)
+        if other is None:
+            continue
+        before, after = (_variable(v, c.config[name], True) for v, c in ((variable, one), (other, two)))
+        if variable.signature() != other.signature() or before.domain != after.domain:
+            details.append(Detail(f"{name} domain", before.domain, after.domain))
+        if before.value != after.value or _members(one, name) != _members(two, name):
+            details.append(Detail(name, short(before.value), short(after.value)))
+    return Difference(diff(one.graph, two.graph), tuple(details))
+
+
+def _members(compiled: Compiled[Any, Any], name: str) -> object:
+    """Whatever tells apart two demonstration sources that look alike."""
+    return getattr(compiled.config[name], "hash", None)
 
 
 def _variable(variable: Var[Any], value: object, active: bool) -> VariableNote:
@@ -207,67 +277,16 @@ def _source(source: object) -> str:
     return f"{len(demos)} demonstrations" + (f" ({demos.name})" if demos.name else "")
 
 
-def _short(value: object) -> str:
+def short(value: object) -> str:
+    """`value` on one line, cut."""
     text = repr(value) if not isinstance(value, str) else value
     text = " ".join(text.split())
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def shown_demos(settings: ModuleSettings[Any, Any]) -> tuple[Demo, ...]:
-    """The demonstrations that stand in the prompt; of a nearest-neighbour source, its whole pool."""
-    source = settings.demos
-    if isinstance(source, Nearest):
-        return source.pool
-    k = settings.demos_k
-    return source.demos if k is None else source.demos[-k:] if k > 0 else ()
-
-
-def _prompt(module: Module[Any, Any]) -> PromptNote:
-    settings, note = module.settings, None
-    if isinstance(settings.demos, Nearest):
-        k = min(settings.demos.k, len(settings.demos.pool), _SHOWN)
-        note = f"the {settings.demos.k} demonstrations nearest to each input; shown with the first {k} of the pool"
-        settings = replace(settings, demos=DemoSet(settings.demos.pool[:k]))
-    given = settings.input
-    sample = given.model_construct(**{name: f"{{{name}}}" for name in given.model_fields})
-    try:
-        request = prepare(settings).request(sample, capabilities=_EVERYTHING)
-    except LMError as error:
-        return PromptNote(settings.path, "", error.message)
-    return PromptNote(settings.path, request_text(request), note)
-
-
-def request_text(request: LMRequest) -> str:
-    """A request as text, turn by turn."""
-    if request.prompt is not None:
-        return request.prompt
-    return "\n\n".join(f"[{message.role}]\n{message.content}" for message in request.messages)
-
-
-def module_markdown(module: Module[Any, Any]) -> str:
-    """One module's prompt and settings as Markdown for a person."""
-    settings = module.settings
-    prompt = _prompt(module)
-    rows = {
-        "input": settings.input.__name__,
-        "output": settings.output.__name__,
-        "format": settings.format,
-        "scoring": settings.scoring,
-        "temperature": settings.temperature,
-        "max_tokens": settings.max_tokens,
-        "reasoning": settings.reasoning,
-        "demonstrations": _source(settings.demos),
-        "demos_k": settings.demos_k,
-    }
-    table = "".join(f"| {name} | {value} |\n" for name, value in rows.items() if value is not None)
-    fence = "````"
-    while fence in prompt.text or fence in settings.instruction:
-        fence += "`"
-    note = f"\n{prompt.note}\n" if prompt.note else ""
-    return (
-        f"# {settings.path}\n\n| setting | value |\n| --- | --- |\n{table}\n## Instruction\n\n{fence}text\n"
-        f"{settings.instruction}\n{fence}\n\n## Prompt\n{note}\n{fence}text\n{prompt.text}\n{fence}\n"
-    )
+def _prompt(settings: ModuleSettings[Any, Any]) -> PromptNote:
+    request, note = prompt_request(settings)
+    return PromptNote(settings.path, "" if request is None else request_text(request), note)
 
 
 def explain_code(code: str) -> str:

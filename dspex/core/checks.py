@@ -15,16 +15,20 @@ def population(table: ParamTable, array: NDArray[np.float64]) -> NDArray[np.floa
     Raises:
         CoreError: DX3007.
     """
-    rows = table.kind.shape[0]
-    if array.ndim != 2 or array.shape[0] != rows or array.dtype != np.float64 or not array.flags.c_contiguous:
+    count = table.kind.shape[0]
+    if array.ndim != 2 or array.shape[0] != count or array.dtype != np.float64 or not array.flags.c_contiguous:
         raise CoreError(
-            "DX3007", f"a population is a C-contiguous ({rows}, N) float64 array, not {array.shape} {array.dtype}"
+            "DX3007", f"a population is a C-contiguous ({count}, N) float64 array, not {array.shape} {array.dtype}"
         )
     if np.isinf(array).any():
         raise CoreError("DX3007", "a population holds an infinite value")
-    for d in np.flatnonzero(table.ncat):
-        entries = array[d][~np.isnan(array[d])]
-        if ((entries < 0) | (entries >= table.ncat[d]) | (entries != np.floor(entries))).any():
+    rows = np.flatnonzero(table.ncat)
+    if rows.size:
+        entries, ends = array[rows], table.ncat[rows, np.newaxis]
+        # NaN, an inactive row, differs from itself and is in no order.
+        bad = (entries < 0) | (entries >= ends) | ((entries != np.floor(entries)) & (entries == entries))
+        if bad.any():
+            d = rows[int(bad.any(axis=1).argmax())]
             raise CoreError("DX3007", f"row {d}: a category outside 0 to {table.ncat[d] - 1}")
     return array
 

@@ -28,6 +28,7 @@ from dspex.evaluation.dataset import Example
 from dspex.lm.spend import NOTHING, Spend
 from dspex.program.context import current, within
 from dspex.program.metric import Metric, MetricLike, Run, Score
+from dspex.program.outputs import output_of
 from dspex.program.schema import Schema
 from dspex.program.trace import Trace
 
@@ -111,7 +112,7 @@ async def evaluate(
     begun = time.perf_counter()
     with within(outer.replace(traces=(*outer.traces, opened), rollout=rollout)):
         try:
-            got = await program(example.input)
+            got = await output_of(program, example.input)
             score = await score_of(metric, Run(example.input, got, example.want, opened, opened.usage))
         except _WHOLE_SEARCH:
             raise

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from dspex.compiler.render.prepared import PreparedModule, prepare
-from dspex.errors import LMError, OutputError
+from dspex.errors import LMError, OutputError, ProgramError
 from dspex.executor.call import Called, complete, store
 from dspex.executor.models import Gate, gate_for
 from dspex.lm.model import LMLike
@@ -18,7 +19,7 @@ from dspex.program.schema import Schema
 from dspex.program.trace import CallRecord
 
 if TYPE_CHECKING:
-    from dspex.program.modules import Module
+    from dspex.program.modules import Module, ModuleSettings
 
 I = TypeVar("I", bound=Schema)  # noqa: E741
 O = TypeVar("O", bound=Schema)  # noqa: E741
@@ -77,7 +78,7 @@ def ready(module: Module[I, O]) -> ReadyModule:
     return made
 
 
-async def call_module(module: Module[I, O], x: I) -> O:
+def call_module(module: Module[I, O], x: I) -> Awaitable[O]:
     """Answer `x` by one call of `module`, under the current context.
 
     Raises:
@@ -86,13 +87,42 @@ async def call_module(module: Module[I, O], x: I) -> O:
     made = module.prepared
     if not isinstance(made, ReadyModule):
         made = ready(module)
+    settings = made.prepared.settings
+    given = x if isinstance(x, settings.input) and not settings.input_values else accepted(settings, x)
+    return cast("Awaitable[O]", call_ready(made, given))
+
+
+def accepted(settings: ModuleSettings[Any, Any], x: object) -> Schema:
+    """`x` as a module takes it: checked, with the values of input fields that are Variables filled in.
+
+    Raises:
+        ProgramError: DX1514.
+    """
+    wanted = settings.input
+    if not isinstance(x, wanted):
+        raise ProgramError(
+            "DX1514",
+            f"{settings.path} takes {wanted.__name__}, got {type(x).__name__}",
+            where=settings.path,
+            fix=f"pass an instance of {wanted.__name__}, made of the fields {', '.join(wanted.model_fields)}",
+        )
+    given = cast(Schema, x)
+    if settings.input_values:
+        unset = {name: value for name, value in settings.input_values.items() if name not in given.model_fields_set}
+        if unset:
+            return given.model_copy(update=unset)
+    return given
+
+
+async def call_ready(made: ReadyModule, x: Schema) -> Schema:
+    """`call_module` for a module that is ready; `x` is of its input schema."""
     prepared = made.prepared
     context = current()
     lm = prepared.settings.lm
     if lm is None:
         lm = context.lm
         if lm is None:
-            lm = resolve_lm(None)
+            lm = resolve_lm(None, prepared.settings.path)
     gate = await made.gate(lm)
     request = prepared.request(x, context.rollout, gate.capabilities)
     called = await _call(made, gate, request, context)
@@ -107,14 +137,14 @@ async def call_module(module: Module[I, O], x: I) -> O:
     except OutputError as error:
         if context.traces:
             _record(context, prepared, gate, request, called, None, None, error)
-        return cast(O, await _repaired(made, gate, x, context, request, called, error))
+        return await _repaired(made, gate, x, context, request, called, error)
     if gate.writes:
         store(gate, called)
     if context.traces:
         if response is not called.response:
             called = replace(called, response=response)
         _record(context, prepared, gate, request, called, output, reasoning, None, x)
-    return cast(O, output)
+    return output
 
 
 async def _repaired(

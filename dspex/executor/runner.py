@@ -9,28 +9,30 @@ import contextvars
 import os
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterable, Sized
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sized
+from contextlib import suppress
+from typing import Any, Literal, TypeAlias, TypeVar
 
-from dspex.errors import UsageError
+from dspex.errors import CallTimeout, UsageError
 from dspex.executor.budget import BudgetAccount
 from dspex.executor.limits import borrowing
 from dspex.lm.spend import Budget, check_budget
 from dspex.program.context import bounded
+from dspex.program.outputs import output_of
 from dspex.program.schema import Schema
-
-if TYPE_CHECKING:
-    from dspex.program.program import Program
 
 T = TypeVar("T")
 I = TypeVar("I", bound=Schema)  # noqa: E741
 O = TypeVar("O", bound=Schema)  # noqa: E741
 
+Callee: TypeAlias = Callable[[I], Awaitable[O]]
+"""A program, compiled or not."""
 OnError = Literal["raise", "return"]
 DEFAULT_CONCURRENCY = 64
 """Inputs of a batch in work at once; the limits of the models bind below it."""
 
 _CLOSING_SECONDS = 5.0
+_LAST_WORDS_SECONDS = 0.1
 
 
 class LoopThread:
@@ -38,6 +40,7 @@ class LoopThread:
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
+        self._closing = False
         self._thread = threading.Thread(target=self._work, name="dspex-loop", daemon=True)
         self._thread.start()
 
@@ -54,13 +57,23 @@ class LoopThread:
     def _work(self) -> None:
         asyncio.set_event_loop(self.loop)
         try:
-            self.loop.run_forever()
+            self._serve()
         finally:
             try:
                 self._drain()
             finally:
                 asyncio.set_event_loop(None)
                 self.loop.close()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                self.loop.run_forever()
+                return
+            except (KeyboardInterrupt, SystemExit):
+                # A task raised it, whose outcome it is already. asyncio lets it end the loop, and all others with it.
+                if self._closing:
+                    return
 
     def _drain(self) -> None:
         tasks = asyncio.all_tasks(self.loop)
@@ -107,8 +120,10 @@ class LoopThread:
 
     def close(self) -> None:
         """Cancel what runs, close clients, end the thread."""
+        self._closing = True
         if self._thread.is_alive() and not self.loop.is_closed():
-            self.loop.call_soon_threadsafe(self.loop.stop)
+            with suppress(RuntimeError):  # It may have closed this instant.
+                self.loop.call_soon_threadsafe(self.loop.stop)
             if not self.inside:
                 self._thread.join(_CLOSING_SECONDS)
 
@@ -170,7 +185,7 @@ def _loop_runs() -> bool:
     return True
 
 
-def run(program: Program[I, O], x: I, timeout: float | None = None, budget: Budget | None = None) -> O:
+def run(program: Callee[I, O], x: I, timeout: float | None = None, budget: Budget | None = None) -> O:
     """Call `program` on one input from synchronous code.
 
     Args:
@@ -182,16 +197,36 @@ def run(program: Program[I, O], x: I, timeout: float | None = None, budget: Budg
     return wait_for(lambda: run_async(program, x, timeout, budget))
 
 
-async def run_async(program: Program[I, O], x: I, timeout: float | None = None, budget: Budget | None = None) -> O:
+async def run_async(program: Callee[I, O], x: I, timeout: float | None = None, budget: Budget | None = None) -> O:
     """`run`, awaited."""
     if timeout is None and budget is None:
-        return await program(x)
-    with bounded(account=_account(budget), deadline=_deadline(timeout, budget)):
-        return await program(x)
+        return await output_of(program, x)
+    with bounded(account=_account(budget), deadline=_deadline(timeout, budget)) as context:
+        return await _in_time(program, x, context.deadline)
+
+
+async def _in_time(program: Callee[I, O], x: I, deadline: float | None) -> O:
+    """Call `program`; what it does beside calls of models ends with the deadline as well."""
+    if deadline is None:
+        return await output_of(program, x)
+    left = deadline - time.monotonic()
+    # A call in the air ends itself at the deadline, and its error says what it cost: it goes first.
+    timer = asyncio.timeout(left + _LAST_WORDS_SECONDS if left > 0 else 0)
+    try:
+        async with timer:
+            return await output_of(program, x)
+    except TimeoutError:
+        if not timer.expired():
+            raise
+        raise CallTimeout(
+            "DX4702",
+            "the deadline of this run passed before the program ended",
+            fix="give run(timeout=...) more seconds",
+        ) from None
 
 
 def batch(
-    program: Program[I, O],
+    program: Callee[I, O],
     xs: Iterable[I],
     on_error: OnError = "raise",
     concurrency: int | None = None,
@@ -203,7 +238,7 @@ def batch(
 
 
 async def batch_async(
-    program: Program[I, O],
+    program: Callee[I, O],
     xs: Iterable[I],
     on_error: OnError = "raise",
     concurrency: int | None = None,
@@ -226,20 +261,29 @@ async def batch_async(
     width = DEFAULT_CONCURRENCY if concurrency is None else concurrency
     if width < 1:
         raise UsageError("DX8103", f"concurrency is at least 1, got {width}")
-    with bounded(account=_account(budget), deadline=_deadline(timeout, budget)):
-        return await _batch(program, xs, on_error, width)
+    with bounded(account=_account(budget), deadline=_deadline(timeout, budget)) as context:
+        deadline = context.deadline
+        if deadline is not None:
+            return await _batch(lambda x: _in_time(program, x, deadline), xs, on_error, width)
+        return await _batch(lambda x: output_of(program, x), xs, on_error, width)
 
 
-async def _batch(program: Program[I, O], xs: Iterable[I], on_error: OnError, width: int) -> list[O | Exception]:
+async def _batch(program: Callee[I, O], xs: Iterable[I], on_error: OnError, width: int) -> list[O | Exception]:
     source = iter(xs)
     if isinstance(xs, Sized):
         width = min(width, len(xs))
     results: list[O | Exception | None] = []
     failed: list[int] = []
+    exits: list[BaseException] = []
+
+    def end_others() -> None:
+        for other in workers:
+            if other is not asyncio.current_task():
+                other.cancel()
 
     async def work() -> None:
         # Workers draw from one iterator: as many tasks as may run, not as many as there are inputs.
-        while not (failed and on_error == "raise"):
+        while not (exits or (failed and on_error == "raise")):
             try:
                 x = next(source)
             except StopIteration:
@@ -251,10 +295,17 @@ async def _batch(program: Program[I, O], xs: Iterable[I], on_error: OnError, wid
             except Exception as error:  # noqa: BLE001  supervision boundary: the user's program
                 results[place] = error
                 failed.append(place)
-                if on_error == "raise":
-                    for other in workers:
-                        if other is not asyncio.current_task():
-                            other.cancel()
+                if on_error == "raise" and not exits and len(failed) == 1:
+                    end_others()
+            except BaseException as error:
+                worker = asyncio.current_task()
+                if isinstance(error, asyncio.CancelledError) and worker is not None and worker.cancelling():
+                    raise
+                # An exit, or a cancellation that nobody asked this worker for.
+                exits.append(error)
+                if len(exits) == 1 and not (failed and on_error == "raise"):
+                    end_others()
+                raise
 
     workers: list[asyncio.Task[None]] = []
     try:
@@ -264,8 +315,10 @@ async def _batch(program: Program[I, O], xs: Iterable[I], on_error: OnError, wid
         for worker in workers:
             worker.cancel()
         await asyncio.gather(*workers, return_exceptions=True)
+    if exits:
+        raise exits[0]
     for worker in workers:
-        # Not a failure of the program but of the inputs' iterator, or an exit: that is raised as it is.
+        # Not a failure of the program but of the inputs' iterator: that is raised as it is.
         if not worker.cancelled() and (error := worker.exception()) is not None:
             raise error
     if failed and on_error == "raise":

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from dspex.errors import CoreError
 
 if TYPE_CHECKING:
-    from dspex.compiler.lower import Lowered
+    from dspex.compiler.lower.lowering import Lowered
     from dspex.optimizers.optimizer import Candidate, Direction, Optimizer
     from dspex.optimizers.racing import PairedRace
     from dspex.program.space import Space

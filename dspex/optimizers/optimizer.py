@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, Self, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from dspex.compiler.lower import Lowered, lower
+from dspex.compiler.lower.lowering import Lowered, lower
 from dspex.core.parzen import PENDING, TOLD, History
 from dspex.errors import CoreError
 from dspex.optimizers import snapshot

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from dspex.compiler.lower import Lowered
+from dspex.compiler.lower.lowering import Lowered
 from dspex.core import checks
 from dspex.core.parzen import FAILED, PENDING, TOLD, History
 from dspex.errors import CoreError

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from dspex.errors import ProgramError
+from dspex.program.computed import Computed, cycle_of_computed, sorted_by_need
 from dspex.program.declare import Declared
 from dspex.program.rules import Rule
 from dspex.program.tree import found
@@ -20,8 +21,12 @@ __all__ = ["read_body"]
 
 def read_body(
     cls: type[Program[Any, Any]], root: type[Program[Any, Any]]
-) -> tuple[Mapping[str, Var[Any]], tuple[str, ...]]:
-    """The Variables of `cls` by name, bases first, and the names of its attributes that hold programs.
+) -> tuple[Mapping[str, Var[Any]], tuple[str, ...], tuple[str, ...]]:
+    """What the body of `cls` declares.
+
+    Returns:
+        The Variables by name, bases first; the names of the attributes that hold programs; the names of the computed
+        Variables, in the order in which they are computed.
 
     Args:
         cls: A class whose body has just been executed.
@@ -29,7 +34,8 @@ def read_body(
 
     Raises:
         ProgramError: For a name that is taken, a Variable under two names or replaced by a plain value, an
-            annotation that disagrees with its default, a rule that is none.
+            annotation that disagrees with its default, a rule that is none, a Variable of another program,
+            computed Variables that form a cycle or mention an unknown name.
     """
     declared: dict[str, Var[Any]] = {}
     templates: dict[str, None] = {}
@@ -55,6 +61,7 @@ def read_body(
                         where=place(value.at, name),
                         fix=f"a Variable has one name: call both {name!r}, or declare a second Variable",
                     )
+                _check_owners(cast("Var[Any]", value), cls)
                 declared[name] = value
                 templates.pop(name, None)
             elif name in declared:
@@ -80,7 +87,41 @@ def read_body(
 
             raise not_a_rule(cls.__name__, rule)
     _settle(cls)
-    return declared, tuple(templates)
+    return declared, tuple(templates), _computed(cls, declared, templates)
+
+
+def _check_owners(variable: Var[Any], cls: type) -> None:
+    """Raise DX1217 when the bodies of two classes hold `variable` and neither inherits it from the other."""
+    line = {(base.__module__, base.__qualname__) for base in cls.__mro__}
+    for module, name, at in variable.owners:
+        if (module, name) not in line:
+            mine = [known[2] for known in variable.owners if (known[0], known[1]) in line]
+            # The class is not made: it does not count the next time.
+            made = (cls.__module__, cls.__qualname__)
+            variable.owners = tuple(known for known in variable.owners if known[:2] != made)
+            raise ProgramError(
+                "DX1217",
+                f"the Variable {variable.name!r} stands in two programs: {name} at {place(at)}, and {cls.__name__}"
+                + (f" at {place(mine[0])}" if mine else ""),
+                where=place(variable.at, variable.name),
+                fix="declare one in each, or let a program hold both and share its own",
+            )
+
+
+def _computed(cls: type, declared: Mapping[str, Var[Any]], templates: Mapping[str, None]) -> tuple[str, ...]:
+    from dspex.program.select import Select
+
+    needs = {name: variable.of for name, variable in declared.items() if isinstance(variable, Computed)}
+    if not needs:
+        return ()
+    selections = {name for name in templates if isinstance(getattr(cls, name), Select)}
+    for name, of in needs.items():
+        for other in of:
+            if other not in declared and other not in selections:
+                from dspex.program.space import unknown_mention
+
+                raise unknown_mention(other, declared, f"computed Variable {name!r}", declared[name].domain)
+    return tuple(sorted_by_need(needs, lambda cycle: cycle_of_computed(cycle, declared)))
 
 
 def _settle(cls: type) -> None:

@@ -176,8 +176,12 @@ def trace() -> Generator[Trace]:
         yield opened
 
 
-def resolve_lm(lm: LMLike | None) -> LMLike:
+def resolve_lm(lm: LMLike | None, where: str | None = None) -> LMLike:
     """The model to call: `lm` (of the module, else its program), `using()`, DSPEX_LM, then [tool.dspex] in pyproject.
+
+    Args:
+        lm: The model that is named, if any.
+        where: Path of the module that needs it, for the error.
 
     Raises:
         NoLMError: DX4001 when none of them names a model.
@@ -195,6 +199,7 @@ def resolve_lm(lm: LMLike | None) -> LMLike:
     raise NoLMError(
         "DX4001",
         "no language model is chosen",
+        where=where or None,
         fix=(
             "one of\n"
             '    pip install "dspex[local]" && export DSPEX_LM=local/smollm2     # no key, runs on this machine\n'

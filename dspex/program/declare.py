@@ -56,6 +56,7 @@ class Declared(Var[T], Generic[T]):
         if not self.name:
             self.name = name
             self.owner = owner
+        self._note_owner(owner)
 
     @overload
     def __get__(self, instance: None, owner: type, /) -> Declared[T]: ...
@@ -88,6 +89,7 @@ class Declared(Var[T], Generic[T]):
             self._settled = cast(
                 "Var[T]", settle(self.name, annotation, self.default, self.choices, self.when, self.at)
             )
+            self._settled.owners = self.owners
             self.names = None
         return self._settled
 

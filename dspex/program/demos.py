@@ -344,6 +344,8 @@ def source_from_json(data: object) -> DemoSource:
         record = cast("dict[str, object]", data)
         kind = record["kind"]
         members = cast("list[dict[str, object]]", record["demos" if kind == "set" else "pool"])
+        if not isinstance(members, list):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"{type(members).__name__} instead of a list of demonstrations")
         demos = tuple(
             Demo(
                 cast("Mapping[str, JsonValue]", member["input"]),
@@ -353,9 +355,16 @@ def source_from_json(data: object) -> DemoSource:
             )
             for member in members
         )
+        for demo in demos:
+            if not isinstance(demo.reasoning, str | None):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise TypeError(f"reasoning is {type(demo.reasoning).__name__}")
         name = cast(str, record.get("name", ""))
+        if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"name is {type(name).__name__}")
         if kind == "set":
             return DemoSet(demos, name)
+        if kind != "nearest":
+            raise TypeError(f"kind is {kind!r:.40}")
         return Nearest(demos, cast(int, record["k"]), name, bool(record.get("spread", False)))
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ProgramError("DX1603", f"not a demonstration source: {error!r}") from None

@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     from dspex.program.modules import Module
     from dspex.program.program import Program
 
-__all__ = ["constant_text", "function_hash", "identity", "schema_text", "source_text"]
+__all__ = ["behaviour_hash", "constant_text", "function_hash", "identity", "schema_text", "source_text"]
 
 
 def identity(program: Program[Any, Any]) -> str:
     """Content hash over the sources, schemas, Variables, rules and values of a tree of programs."""
+    from dspex.program.flow import Combinator
     from dspex.program.modules import Module
 
     parts: list[str] = []
@@ -34,6 +35,8 @@ def identity(program: Program[Any, Any]) -> str:
         ]
         if isinstance(below, Module):
             parts.append(_module_text(below))
+        elif isinstance(below, Combinator):
+            parts.append(below.dx_text())
         elif below.is_scope():
             parts.append(_plain_attributes(below))
         parts.append(_model_text(below.lm))
@@ -42,6 +45,9 @@ def identity(program: Program[Any, Any]) -> str:
     for name, variable in variables.items():
         value = config[name]
         parts.append(variable.signature())
+        if variable.kind == "computed":
+            # What it depends on counts already.
+            continue
         parts.append(getattr(value, "hash", None) or canonical_json(variable.to_json(value)))
     parts += [str(rule) for rule in program.all_rules()]
     return content_hash(*parts)
@@ -55,6 +61,27 @@ def schema_text(schema: type[Schema]) -> str:
 def function_hash(function: Callable[..., object]) -> str:
     """Content hash of a function's source, or of its code where there is no source."""
     return content_hash(getattr(function, "__qualname__", type(function).__qualname__), source_text(function))
+
+
+def behaviour_hash(function: Callable[..., object]) -> str:
+    """Content hash of a function's source and of the plain values that it captured or has as defaults."""
+    from inspect import getclosurevars, isfunction
+
+    if not isfunction(function):
+        return function_hash(function)
+    found: dict[str, object] = {**getclosurevars(function).nonlocals, **(function.__kwdefaults__ or {})}
+    found |= {f"default {number}": value for number, value in enumerate(function.__defaults__ or ())}
+    return content_hash(
+        function_hash(function),
+        *(f"{name}={constant_text(value)}" for name, value in sorted(found.items()) if _is_plain(value)),
+    )
+
+
+def _is_plain(value: object) -> bool:
+    """Whether the repr of `value` is the same in every process."""
+    if isinstance(value, tuple | frozenset):
+        return all(map(_is_plain, cast("tuple[object, ...] | frozenset[object]", value)))
+    return value is None or isinstance(value, str | int | float)
 
 
 def _sources(program: Program[Any, Any]) -> list[str]:
@@ -144,11 +171,18 @@ def _model_text(model: object) -> str:
 
 
 def _plain_attributes(program: Program[Any, Any]) -> str:
-    """Attributes that `__init__` set to plain values: they change what the program does."""
+    """Attributes that `__init__` set to plain values or tools: they change what the program does."""
+    from dspex.program.tools import Tool
+
     return canonical_json(
         {
             name: value
             for name, value in sorted(program.__dict__.items())
             if isinstance(value, str | int | float | bool) and name not in program.dx_node.values
+        }
+        | {
+            name: function_hash(cast("Tool[..., Any]", value).function)
+            for name, value in sorted(program.__dict__.items())
+            if isinstance(value, Tool)
         }
     )

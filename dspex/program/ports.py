@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dspex.program.schema import Schema
 
 if TYPE_CHECKING:
     from dspex.compiler.compiled import Compiled
-    from dspex.compiler.lower import Lowered
+    from dspex.compiler.lower.lowering import Lowered
+    from dspex.compiler.plan import Binding
+    from dspex.lm.model import LM, LanguageModel
     from dspex.lm.spend import Budget
     from dspex.program.modules import Module
     from dspex.program.program import Program
@@ -27,7 +29,21 @@ def call_module(module: Module[I, O], x: I) -> Awaitable[O]:
     return target(module, x)
 
 
-def run(program: Program[I, O], x: I, timeout: float | None, budget: Budget | None) -> O:
+def open_model(lm: LM) -> LanguageModel:
+    """The model that `lm` names; nothing is sent."""
+    from dspex.providers.open import open_model as target
+
+    return target(lm)
+
+
+def run_plan(binding: Binding, x: Any) -> Awaitable[Any]:
+    """The output of a compiled program for `x`, under the current context."""
+    from dspex.executor.plan import run_plan as target
+
+    return target(binding, x)
+
+
+def run(program: Callable[[I], Awaitable[O]], x: I, timeout: float | None, budget: Budget | None) -> O:
     """Call `program` from synchronous code, inside a running loop or outside."""
     from dspex.executor.runner import run as target
 
@@ -35,7 +51,7 @@ def run(program: Program[I, O], x: I, timeout: float | None, budget: Budget | No
 
 
 def batch(
-    program: Program[I, O],
+    program: Callable[[I], Awaitable[O]],
     xs: Iterable[I],
     on_error: str,
     concurrency: int | None,
@@ -49,7 +65,7 @@ def batch(
 
 
 def batch_async(
-    program: Program[I, O],
+    program: Callable[[I], Awaitable[O]],
     xs: Iterable[I],
     on_error: str,
     concurrency: int | None,
@@ -85,7 +101,7 @@ def compile(program: Program[I, O]) -> Compiled[I, O]:
 
 def lower(space: Space) -> Lowered:
     """The flat parameter table of a space."""
-    from dspex.compiler.lower import lower as target
+    from dspex.compiler.lower.lowering import lower as target
 
     return target(tuple(space.variables.values()), space.rules)
 

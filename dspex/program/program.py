@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from abc import ABCMeta, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import (
@@ -22,11 +23,12 @@ from typing import (
 
 from dspex.errors import ProgramError
 from dspex.program import ports
+from dspex.program.computed import Computed
 from dspex.program.demos import is_demo_source
 from dspex.program.rules import Rule
 from dspex.program.schema import Schema
 from dspex.program.tree import TRANSIENT, Changes, Node, bound_copy, found, join, rebuilt, walk
-from dspex.program.variables import Demos, Text, Var, place
+from dspex.program.variables import Demos, Text, Var, place, written_at
 
 if TYPE_CHECKING:
     from dspex.evaluation.dataset import Dataset
@@ -60,6 +62,31 @@ class Step(Protocol[I_contra, P_co]):
     def identity(self) -> str: ...
 
 
+_MOST_IN_ONE = 50
+_making = threading.local()
+
+
+def _makes_itself(cls: type) -> ProgramError:
+    return ProgramError(
+        "DX1536",
+        f"{cls.__name__} makes itself in its __init__, more than {_MOST_IN_ONE} times inside one another",
+        fix="make the inner program outside and pass it in, or repeat the work in __call__",
+    )
+
+
+def _no_call(cls: type[Program[Any, Any]]) -> ProgramError:
+    name = cls.__name__
+    schemas = [getattr(cls, side, None) for side in ("input_schema", "output_schema")]
+    takes, gives = (one.__name__ if isinstance(one, type) else other for one, other in zip(schemas, "IO", strict=True))
+    said = "dx.Program is written by subclassing it" if cls is Program else f"{name} has no __call__, so it cannot run"
+    return ProgramError(
+        "DX1544",
+        said,
+        where=place(written_at()),
+        fix=f"write async def __call__(self, x: {takes}, /) -> {gives}: … in a class of it",
+    )
+
+
 class ProgramMeta(ABCMeta):
     """Closes a program after its `__init__`, whichever way its classes wrote theirs."""
 
@@ -67,9 +94,21 @@ class ProgramMeta(ABCMeta):
         # Hidden from checkers: a `__call__` here would hide the signatures of the programs' own `__init__`.
 
         def __call__(cls, *args: object, **kwargs: object) -> object:
+            if "__call__" in cls.__abstractmethods__:
+                raise _no_call(cls)
+            cls.dx_refuse_arguments(args, kwargs)
             program = cls.__new__(cls, *args, **kwargs)
             program.dx_prepare()
-            program.__init__(*args, **kwargs)
+            making = _making.__dict__
+            making[cls] = making.get(cls, 0) + 1
+            try:
+                if making[cls] > _MOST_IN_ONE:
+                    raise _makes_itself(cls)
+                program.__init__(*args, **kwargs)
+            finally:
+                making[cls] -= 1
+                if not making[cls]:
+                    del making[cls]
             program.dx_close()
             return program
 
@@ -99,6 +138,8 @@ class Program(Generic[I, O], metaclass=ProgramMeta):
     dx_node: Node
 
     _declared: Mapping[str, Var[Any]] = {}
+    # Names of the computed ones among them, in the order in which they are computed.
+    _computed: tuple[str, ...] = ()
     _templates: tuple[str, ...] = ()
     # A scope resolves the names of Variables for the modules in it; modules and combinators are none.
     _scope = True
@@ -117,7 +158,11 @@ class Program(Generic[I, O], metaclass=ProgramMeta):
             return
         from dspex.program.body import read_body
 
-        cls._declared, cls._templates = read_body(cls, Program)
+        cls._declared, cls._templates, cls._computed = read_body(cls, Program)
+
+    @classmethod
+    def dx_refuse_arguments(cls, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
+        """Before an instance is made: refuse arguments that its `__init__` could only call wrong."""
 
     # --- an instance's life ---------------------------------------------------------------------
 
@@ -135,6 +180,11 @@ class Program(Generic[I, O], metaclass=ProgramMeta):
                 name,
                 lambda child, local: bound_copy(child, join(node.path, local), self, None, memo, fresh=True),
             )
+        if self._computed:
+            known = self.dx_local_values()
+            for name in self._computed:
+                variable = cast("Computed[Any]", getattr(type(self), name))
+                known[name] = node.values[name] = attributes[name] = variable.value(known)
 
     def dx_close(self) -> None:
         """After `__init__`: adopt the programs that it set, then refuse changes."""
@@ -252,6 +302,21 @@ class Program(Generic[I, O], metaclass=ProgramMeta):
             for name in self._declared
         }
 
+    def dx_local_values(self) -> dict[str, object]:
+        """The values that computed Variables of this program may read, by local name: Variables and selections."""
+        from dspex.program.select import Select
+
+        values = dict(self.dx_node.values)
+        for name in self._templates:
+            child: object = self.__dict__.get(name)
+            if isinstance(child, Select):
+                values[name] = child.choice
+        return values
+
+    def dx_source(self, local: str) -> object:
+        """What says where this program got its Variable `local` from, when it was handed to it; None otherwise."""
+        return None
+
     def dx_rules(self) -> tuple[Rule, ...]:
         """The rules that this very program declares, over local names."""
         for rule in self.rules:
@@ -302,11 +367,14 @@ class Program(Generic[I, O], metaclass=ProgramMeta):
 
         Raises:
             ProgramError: DX1401 for an unknown name, DX1402 for a value outside its domain, DX1403 when the
-                result would break a rule.
+                result would break a rule, DX1406 for a computed Variable with another value than follows, DX1506 for
+                a new instruction that names an unknown Variable.
         """
         tables = self.dx_node.tables(self)
         changes = Changes()
         bound: dict[str, object] = {}
+        claimed: dict[str, object] = {}
+        fresh: dict[str, str] = {}
         grew = False
         for name, value in {**(mapping or {}), **values}.items():
             variable = tables.variables.get(name)
@@ -314,17 +382,31 @@ class Program(Generic[I, O], metaclass=ProgramMeta):
                 from dspex.program.space import unknown_variable
 
                 raise unknown_variable(name, tables.variables)
+            if isinstance(variable, Computed):
+                claimed[name] = value
+                continue
             owner, local = tables.places[name]
             if _is_new_member(variable, value):
                 changes.grow(owner, local, (value,))
                 variable = _grown(variable, (value,))
                 grew = True
+                if isinstance(value, str):
+                    fresh[name] = value
             bound[name] = variable.canonical(value)
             changes.set(owner, local, bound[name])
+        config = {**tables.config, **bound}
+        if tables.computed:
+            tables.space.settle(config, claimed)
+            for variable in tables.computed:
+                owner, local = tables.places[variable.name]
+                changes.set(owner, local, config[variable.name])
         clone = self._copied(changes)
         if not grew:
-            clone.dx_node.inherit(tables, clone, {**tables.config, **bound})
+            clone.dx_node.inherit(tables, clone, config)
         clone.dx_check_rules()
+        if new := {name: text for name, text in fresh.items() if "{" in text}:
+            for module in clone.modules().values():
+                module.check_instruction(new)
         return clone
 
     def with_pools(self, pools: Mapping[str, Sequence[object]], /) -> Self:
@@ -537,6 +619,7 @@ def not_a_rule(where: str, value: object) -> ProgramError:
     return ProgramError(
         "DX1302",
         f"rules of {where} holds {value!r}, which is not a rule",
+        where=place(written_at()),
         fix="write k.is_(4) rather than k == 4: == compares the Variables themselves",
     )
 

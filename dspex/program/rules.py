@@ -13,12 +13,13 @@ every program, and six generated classes would cost several milliseconds there.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
-from typing import Literal, Protocol, final
+from typing import Literal, Protocol, cast, final
 
-from dspex.errors import ProgramError
+from dspex.errors import CompileError, ProgramError
 
 __all__ = [
     "All",
@@ -34,8 +35,14 @@ __all__ = [
     "Operand",
     "Ref",
     "Rule",
+    "expression_from_json",
+    "from_json",
+    "is_json_scalar",
     "not_both",
     "one_of",
+    "refuse_deep",
+    "shown",
+    "to_json",
 ]
 
 CompareOp = Literal["<=", "<", ">=", ">", "==", "!="]
@@ -77,6 +84,13 @@ class _Record:
 
 
 _set = object.__setattr__
+
+_COMPARES: tuple[CompareOp, ...] = ("<=", "<", ">=", ">", "==", "!=")
+_ARITHS: tuple[ArithOp, ...] = ("+", "-", "*")
+_BITS = 1023
+_DEEPEST_WALKED = 300
+_DEEPEST = 200
+"""How deeply stored rules may be nested: reading one from a file never exhausts the stack."""
 
 
 class Expr(_Record, ABC):
@@ -427,8 +441,154 @@ def as_expr(operand: object) -> Expr:
     if hasattr(type(operand), "__dx_named__"):
         return Ref(operand)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     if isinstance(operand, Rule):
-        raise ProgramError("DX1302", f"a rule cannot be compared or computed with: {operand}", fix="use & and |")
+        from dspex.program.variables import place, written_at
+
+        raise ProgramError(
+            "DX1302",
+            f"a rule cannot be compared or computed with: {operand}",
+            where=place(written_at()),
+            fix="use & and |",
+        )
     return Const(operand)
+
+
+def refuse_deep(item: Rule | Expr) -> None:
+    """Refuse what is nested so deeply that walking it could exhaust the stack.
+
+    Raises:
+        CompileError: DX2108.
+    """
+    level: list[object] = [item]
+    for _ in range(_DEEPEST_WALKED):
+        parts: dict[int, object] = {}
+        for node in level:
+            if isinstance(node, All | Any_):
+                parts.update((id(part), part) for part in node.items)
+            elif isinstance(node, Not):
+                parts[id(node.item)] = node.item
+            elif isinstance(node, Compare | Arith):
+                parts[id(node.left)], parts[id(node.right)] = node.left, node.right
+        if not parts:
+            return
+        level = list(parts.values())
+    raise CompileError(
+        "DX2108",
+        f"a rule is nested more than {_DEEPEST_WALKED} deep",
+        fix="split it into several rules, or add in groups: (a + b) + (c + d)",
+    )
+
+
+def to_json(item: Rule | Expr) -> dict[str, object]:
+    """A rule or expression as plain JSON data; `from_json` is the inverse for rules.
+
+    Raises:
+        ProgramError: DX1408, when it compares with a value that is no JSON value, or is nested too deeply.
+    """
+    return _to_json(item, 0)
+
+
+def from_json(data: object) -> Rule:
+    """The rule that `to_json` wrote.
+
+    Raises:
+        ProgramError: DX1407 for data of another shape.
+    """
+    return _rule_of(data, 0)
+
+
+def expression_from_json(data: object) -> Expr:
+    """The expression that `to_json` wrote.
+
+    Raises:
+        ProgramError: DX1407 for data of another shape.
+    """
+    return _expr_of(data, 0)
+
+
+def is_json_scalar(value: object) -> bool:
+    """Whether `value` is None, a bool, a text that UTF-8 can carry, or a number that a float can hold."""
+    if isinstance(value, Enum):
+        return False
+    if isinstance(value, str):
+        return value.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in value)
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return value is None or (isinstance(value, int) and value.bit_length() <= _BITS)
+
+
+def _to_json(item: Rule | Expr, depth: int) -> dict[str, object]:
+    if depth > _DEEPEST:
+        raise ProgramError("DX1408", f"the rule is nested more than {_DEEPEST} deep", fix="split it into several rules")
+    down = depth + 1
+    if isinstance(item, Ref):
+        return {"ref": item.name}
+    if isinstance(item, Const):
+        if not is_json_scalar(item.constant):
+            raise ProgramError(
+                "DX1408",
+                f"a rule compares with {item.constant!r:.80}, which is no JSON value",
+                fix="use values that are texts, finite numbers, bools or None",
+            )
+        return {"const": item.constant}
+    if isinstance(item, Arith | Compare):
+        return {"op": item.op, "left": _to_json(item.left, down), "right": _to_json(item.right, down)}
+    if isinstance(item, Not):
+        return {"not": _to_json(item.item, down)}
+    if isinstance(item, All | Any_):
+        return {"all" if isinstance(item, All) else "any": [_to_json(part, down) for part in item.items]}
+    raise ProgramError("DX1302", f"not a rule: {item!r}")
+
+
+def shown(data: object) -> str:
+    """The beginning of the repr of data from a file, which may be nested deeply or hold huge numbers."""
+    from reprlib import repr as short
+
+    try:
+        return short(data)
+    except (ValueError, RecursionError):
+        return f"a {type(data).__name__}"
+
+
+def _not_json(data: object, what: str) -> ProgramError:
+    return ProgramError(
+        "DX1407",
+        f"not {what}: {shown(data)}",
+        fix="it comes from a damaged or edited file, or from a newer version",
+    )
+
+
+def _rule_of(data: object, depth: int) -> Rule:
+    record = cast("dict[object, object]", data) if isinstance(data, dict) else {}
+    if not record or depth > _DEEPEST:
+        raise _not_json(cast(object, data), "a stored rule")
+    if record.keys() == {"op", "left", "right"}:
+        for op in _COMPARES:
+            if record["op"] == op:
+                return Compare(op, _expr_of(record["left"], depth + 1), _expr_of(record["right"], depth + 1))
+    if record.keys() == {"not"}:
+        return Not(_rule_of(record["not"], depth + 1))
+    for key, kind in (("all", All), ("any", Any_)):
+        parts = record.get(key)
+        if record.keys() == {key} and isinstance(parts, list) and parts:
+            return kind(tuple(_rule_of(part, depth + 1) for part in cast("list[object]", parts)))
+    raise _not_json(record, "a stored rule")
+
+
+def _expr_of(data: object, depth: int) -> Expr:
+    record = cast("dict[object, object]", data) if isinstance(data, dict) else {}
+    if not record or depth > _DEEPEST:
+        raise _not_json(cast(object, data), "a stored expression")
+    if record.keys() == {"ref"}:
+        name = record["ref"]
+        if isinstance(name, str) and name and is_json_scalar(name):
+            return Ref(name)
+    if record.keys() == {"const"} and is_json_scalar(record["const"]):
+        return Const(record["const"])
+    if record.keys() == {"op", "left", "right"}:
+        for op in _ARITHS:
+            if record["op"] == op:
+                return Arith(op, _expr_of(record["left"], depth + 1), _expr_of(record["right"], depth + 1))
+    raise _not_json(record, "a stored expression")
 
 
 def _flat(kind: type[All] | type[Any_], rule: Rule) -> Iterator[Rule]:

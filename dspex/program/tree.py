@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from dspex.errors import ProgramError
-from dspex.program.rules import All, Rule
+from dspex.program.rules import All, Rule, refuse_deep
 
 if TYPE_CHECKING:
+    from dspex.program.computed import Computed
     from dspex.program.program import Program
     from dspex.program.space import Space
     from dspex.program.variables import Var
@@ -27,6 +28,7 @@ TRANSIENT = ("prepared", "settings", "study")
 """Attributes that belong to one very instance: what was prepared for it, and the study that made it."""
 
 _DEEPEST = 16
+_DEEPEST_PATH = 100
 
 
 class Node:
@@ -84,7 +86,7 @@ class Node:
 class Tables:
     """Variables, rules and configuration of a tree, by full name."""
 
-    __slots__ = ("_program", "_rules", "_space", "config", "places", "variables")
+    __slots__ = ("_program", "_rules", "_space", "computed", "config", "places", "variables")
 
     def __init__(self, program: Program[Any, Any] | None) -> None:
         self._program = program
@@ -93,23 +95,53 @@ class Tables:
         self.variables: dict[str, Var[Any]] = {}
         self.config: dict[str, object] = {}
         self.places: dict[str, tuple[Program[Any, Any], str]] = {}
+        self.computed: tuple[Computed[Any], ...] = ()
         if program is not None:
             self._collect(program)
 
     def _collect(self, program: Program[Any, Any]) -> None:
+        given: dict[int, tuple[str, object]] = {}
+        computed: dict[str, Computed[Any]] = {}
         for owner in walk(program):
             node = owner.dx_node
             for local, variable in owner.dx_variables().items():
                 full = join(node.path, local)
                 if full in self.variables:
-                    raise ProgramError("DX1405", f"two Variables are named {full!r}", fix="rename one of them")
+                    from dspex.program.space import same_name
+
+                    raise same_name(full, self.variables[full], variable)
+                source = owner.dx_source(local)
+                if source is not None:
+                    path, known = given.setdefault(id(variable), (full, source))
+                    if known != source:
+                        raise shared(variable, path, full)
                 self.variables[full] = variable.renamed(full, owner.dx_full_name, node.gate)
                 self.config[full] = node.values.get(local, variable.default)
                 self.places[full] = (owner, local)
+                if variable.kind == "computed":
+                    computed[full] = cast("Computed[Any]", self.variables[full])
+        if computed:
+            self._compute(computed)
+
+    def _compute(self, computed: dict[str, Computed[Any]]) -> None:
+        from dspex.program.computed import cycle_of_computed, fill, sorted_by_need
+        from dspex.program.space import unknown_mention
+
+        for full, variable in computed.items():
+            for name in variable.of:
+                if name not in self.variables:
+                    raise unknown_mention(name, self.variables, f"computed Variable {full!r}", variable.domain)
+        order = sorted_by_need(
+            {full: variable.of for full, variable in computed.items()},
+            lambda cycle: cycle_of_computed(cycle, computed),
+        )
+        self.computed = tuple(computed[full] for full in order)
+        fill(self.computed, self.config)
 
     def rebound(self, program: Program[Any, Any], config: dict[str, object]) -> Tables:
         other = Tables(None)
         other._program = program
+        other.computed = self.computed
         other._space = self._space
         other._rules = self._rules
         other.variables = self.variables
@@ -125,12 +157,18 @@ class Tables:
             found: list[Rule] = []
             for owner in walk(cast("Program[Any, Any]", self._program)):
                 for rule in owner.dx_rules():
+                    refuse_deep(rule)
                     full = rule.renamed(owner.dx_full_name)
                     for name in sorted(full.names()):
                         if name not in self.variables:
+                            from dspex.program.space import mentioned_at
+                            from dspex.program.variables import place, written_at
+
+                            local = next((one for one in rule.names() if owner.dx_full_name(one) == name), name)
                             raise ProgramError(
                                 "DX1303",
                                 f"a rule of {type(owner).__name__} mentions {name!r}, no Variable there: {rule}",
+                                where=mentioned_at(rule, local) or place(written_at()),
                                 fix=f"Variables are {', '.join(self.variables) or '(none)'}",
                             )
                     found.append(full)
@@ -172,6 +210,19 @@ class Changes:
 NO_CHANGES = Changes()
 
 
+def shared(variable: Var[Any], one: str, other: str) -> ProgramError:
+    """The error for one Variable that two modules of different programs, or of one, were given."""
+    from dspex.program.variables import place
+
+    return ProgramError(
+        "DX1217",
+        f"the Variable {variable.name!r} was given to two modules that own it: {one} and {other} would be two "
+        "Variables, each with a value of its own",
+        where=place(variable.at, variable.name),
+        fix="declare it in the class that holds both modules, or give each module one of its own",
+    )
+
+
 def join(path: str, local: str) -> str:
     """`local` under `path`; either may be empty."""
     return f"{path}.{local}" if path and local else path or local
@@ -210,6 +261,12 @@ def bound_copy(
     known = memo.get(old.token)
     if known is not None:
         return known
+    if path.count(".") > _DEEPEST_PATH:
+        raise ProgramError(
+            "DX1535",
+            f"programs are nested more than {_DEEPEST_PATH} deep, at {path[:40]}…",
+            fix="put programs beside each other: dx.fallback(a, b, c) rather than dx.fallback(a, dx.fallback(b, c))",
+        )
     values, grown = old.values, old.grown
     new_values, new_grown = changes.values(program), changes.grown(program)
     if new_values:

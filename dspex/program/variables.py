@@ -14,28 +14,60 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from copy import copy
 from enum import Enum
-from typing import ClassVar, Generic, Literal, Self, TypeVar, cast, overload
+from typing import Any, ClassVar, Generic, Literal, Self, TypeVar, cast, overload
 
 from dspex.errors import ProgramError
 from dspex.program.demos import DemoSource, is_demo_source, source_from_json
-from dspex.program.rules import All, Arith, Compare, Const, Operand, Ref, Rule, as_expr, same
+from dspex.program.rules import All, Arith, Compare, Const, Operand, Ref, Rule, as_expr, refuse_deep, same
 
-__all__ = ["Bool", "Branch", "Choice", "Demos", "Float", "Int", "Kind", "Text", "Var", "definition"]
+__all__ = [
+    "Bool",
+    "Branch",
+    "Choice",
+    "Demos",
+    "Float",
+    "Int",
+    "Kind",
+    "Text",
+    "Var",
+    "definition",
+    "from_document",
+    "place",
+    "written_at",
+]
 
-Kind = Literal["float", "int", "bool", "choice", "text", "demos", "module"]
+Kind = Literal["float", "int", "bool", "choice", "text", "demos", "module", "computed"]
 T = TypeVar("T")
 
 Definition = tuple[str, int]
 
 _LOG_FIX = "raise lo, or drop log"
+_MOST_STEPS = 2.0**53
 
 
 def definition() -> Definition:
     """File and line of the innermost frame outside this package: where the user wrote it."""
     frame = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
-    while frame.f_back is not None and str(frame.f_globals.get("__name__", "")).startswith("dspex.program"):
+    while frame.f_back is not None:
+        module = str(frame.f_globals.get("__name__", ""))
+        # `abc` stands between a class statement and what its metaclass calls.
+        if not module.startswith("dspex.program") and module != "abc":
+            break
         frame = frame.f_back
     return (frame.f_code.co_filename, frame.f_lineno)
+
+
+def written_at() -> Definition | None:
+    """File and line of the innermost frame outside dspex; None when that is no code of a user's."""
+    frame = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
+    while frame is not None:
+        top, _, rest = str(frame.f_globals.get("__name__", "")).partition(".")
+        if top == "dspex" and rest.startswith("cli"):
+            return None
+        if top not in ("dspex", "abc"):
+            return None if top in sys.stdlib_module_names else (frame.f_code.co_filename, frame.f_lineno)
+        frame = frame.f_back
+    return None
 
 
 def place(at: Definition | None, name: str = "") -> str | None:
@@ -63,11 +95,20 @@ class Var(ABC, Generic[T]):
     default: T
     when: Rule | None
     at: Definition | None
+    # Module, qualified name and place of the classes whose bodies hold it.
+    owners: tuple[tuple[str, str, Definition], ...] = ()
 
     def _describe(self, name: str, when: Rule | None) -> None:
         self.name = name
         if when is not None and not isinstance(when, Rule):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ProgramError("DX1302", f"when= is a rule, got {when!r}", fix='write when=style.is_("detailed")')
+            raise ProgramError(
+                "DX1302",
+                f"when= is a rule, got {when!r}",
+                where=place(written_at(), name),
+                fix='write when=style.is_("detailed")',
+            )
+        if when is not None:
+            refuse_deep(when)
         self.when = when
         self.at = definition()
 
@@ -77,6 +118,12 @@ class Var(ABC, Generic[T]):
         # Errors are left to the class's own check: one raised here would arrive wrapped in a RuntimeError.
         if not self.name:
             self.name = name
+        self._note_owner(owner)
+
+    def _note_owner(self, owner: type) -> None:
+        key = (owner.__module__, owner.__qualname__)
+        if all(known[:2] != key for known in self.owners):
+            self.owners = (*self.owners, (*key, definition()))
 
     @overload
     def __get__(self, instance: None, owner: type, /) -> Self: ...
@@ -172,6 +219,16 @@ class Var(ABC, Generic[T]):
         """The value that `to_json` wrote, checked against the domain."""
         return self.canonical(data)
 
+    def to_document(self) -> dict[str, object]:
+        """Everything that it is, as plain JSON data; `from_document` is the inverse.
+
+        Raises:
+            ProgramError: DX1408, when a value of its domain is no JSON value, or a function computes it.
+        """
+        from dspex.program.documents import document
+
+        return document(self)
+
     def renamed(self, name: str, rename: Callable[[str], str] | None = None, gate: Rule | None = None) -> Self:
         """A copy under `name`; `rename` maps the names in `when`, and `gate` must hold as well."""
         if name == self.name and gate is None and (rename is None or self.when is None):
@@ -228,7 +285,11 @@ def _number(value: object) -> float | None:
     """`value` as a finite number; None for anything else, bool included."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return value if math.isfinite(value) else None
+    try:
+        return value if math.isfinite(value) else None
+    except OverflowError:
+        # An integer beyond every float.
+        return None
 
 
 class Float(Var[float]):
@@ -257,6 +318,8 @@ class Float(Var[float]):
             raise self._unsound("DX1207", "log and step cannot be combined", "drop one of them")
         if step is not None and (_number(step) is None or step <= 0):
             raise self._unsound("DX1207", f"step is a finite number above 0, got {step!r}")
+        if step is not None and (float(hi) - float(lo)) / float(step) > _MOST_STEPS:
+            raise self._unsound("DX1207", f"the grid has more than 2**53 steps: from {lo!r} to {hi!r} by {step!r}")
         self.lo, self.hi, self.log = float(lo), float(hi), log
         self.step = None if step is None else float(step)
         if default is None:
@@ -293,6 +356,8 @@ class Float(Var[float]):
         return min(self.lo + min(round((value - self.lo) / self.step), last) * self.step, self.hi)
 
     def canonical(self, value: object) -> float:
+        if type(value) is float and self.step is None and self.lo <= value <= self.hi:
+            return value
         number = _number(value)
         if number is None or not self.lo <= number <= self.hi:
             raise self.refuse(value)
@@ -322,6 +387,8 @@ class Int(Var[int]):
         low, high = _whole(lo), _whole(hi)
         if low is None or high is None or low > high:
             raise self._unsound("DX1207", f"bounds are whole numbers with lo <= hi, got lo={lo!r}, hi={hi!r}")
+        if max(abs(low), abs(high)) > _MOST_STEPS:
+            raise self._unsound("DX1207", "bounds are between -2**53 and 2**53, where floats hold every whole number")
         if log and low < 1:
             raise self._unsound("DX1207", f"a logarithmic scale needs lo >= 1, got lo={lo!r}", _LOG_FIX)
         if log and step is not None:
@@ -357,6 +424,8 @@ class Int(Var[int]):
         return value
 
     def canonical(self, value: object) -> int:
+        if type(value) is int and self.step is None and self.lo <= value <= self.hi:
+            return value
         whole = _whole(value)
         if whole is None or not self.lo <= whole <= self.hi:
             raise self.refuse(value)
@@ -420,9 +489,9 @@ class Choice(Var[T]):
         self.values: tuple[T, ...] = tuple(values)
         if not self.values:
             raise self._unsound("DX1208", "a choice needs at least one value")
-        for index, value in enumerate(self.values):
-            if any(same(value, other) for other in self.values[:index]):
-                raise self._unsound("DX1208", f"the value {value!r} is given twice")
+        repeated = _repeated(self.values)
+        if repeated is not None:
+            raise self._unsound("DX1208", f"the value {self.values[repeated]!r} is given twice")
         self.weights: tuple[float, ...] | None = None
         if weights is not None:
             self.weights = tuple(float(weight) for weight in weights)
@@ -449,6 +518,9 @@ class Choice(Var[T]):
 
     def canonical(self, value: object) -> T:
         for member in self.values:
+            if member is value:
+                return member
+        for member in self.values:
             if same(member, value):
                 return member
         # A configuration read from JSON names an enumeration's member by its value.
@@ -459,6 +531,23 @@ class Choice(Var[T]):
 
     def to_json(self, value: T) -> object:
         return _plain(value)
+
+
+def _repeated(values: Sequence[object]) -> int | None:
+    """The index of the first value that stood before; None when there is none."""
+    try:
+        seen: set[object] = set()
+        for index, value in enumerate(values):
+            key = (isinstance(value, bool), value)
+            if key in seen:
+                return index
+            seen.add(key)
+    except TypeError:
+        # Values without a hash are compared one by one.
+        for index, value in enumerate(values):
+            if any(same(value, other) for other in values[:index]):
+                return index
+    return None
 
 
 def _plain(value: object) -> object:
@@ -640,3 +729,14 @@ class Branch(Var[str]):
         if not isinstance(value, str) or value not in self.branches:
             raise self.refuse(value)
         return value
+
+
+def from_document(data: object) -> Var[Any]:
+    """The Variable that `Var.to_document` wrote.
+
+    Raises:
+        ProgramError: DX1407 for data of another shape; the codes of the constructors for an unsound domain.
+    """
+    from dspex.program.documents import read
+
+    return read(data)

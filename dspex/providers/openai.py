@@ -360,6 +360,13 @@ def _count(fields: object, key: str) -> int:
 
 
 @lru_cache(maxsize=512)
+def response_format(request: LMRequest) -> object:
+    """The ``response_format`` of a request's body for a server that enforces choices and schemas; None for none."""
+    if request.choices:
+        return from_json(_choice_format(request.choices))
+    return None if request.json_schema is None else from_json(_schema_format(request.json_schema))
+
+
 def _choice_format(choices: tuple[str, ...]) -> bytes:
     schema = {
         "type": "object",

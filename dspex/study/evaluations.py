@@ -70,6 +70,11 @@ class Candidate(Generic[I, O]):
     keys: set[str] = field(default_factory=set[str])
     fitted_on: int = 0
 
+    @cached_property
+    def most_output(self) -> int:
+        """Tokens that one example can generate at the most, if each module is called once."""
+        return sum(module.settings.max_tokens for module in self.program.modules().values())
+
     def saw(self, charges: Mapping[str, Spend]) -> Spend:
         """Learn what an evaluation costs; the first may have paid for all of them (content-free scores)."""
         cost = NOTHING

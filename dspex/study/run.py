@@ -186,9 +186,8 @@ class StudyRun:
 
     def _own_lm(self) -> LMLike | None:
         """The context's model, unless every module names one."""
-        if all(module.settings.lm is not None for module in self.program.modules().values()):
-            return None
-        return resolve_lm(None)
+        without = [path for path, module in self.program.modules().items() if module.settings.lm is None]
+        return resolve_lm(None, without[0]) if without else None
 
     async def _gates(self, lm: LMLike | None) -> dict[str, Gate]:
         """Every model that the program may call, by name."""
@@ -341,7 +340,7 @@ class StudyRun:
             value = finished.best[name]
             if variable.kind in ("text", "demos"):
                 config[name] = variable.options[cast(int, value)]
-            else:
+            elif variable.kind != "computed":
                 config[name] = variable.from_json(value)
         return self._bound(search.program.bind(config), Report.from_json(finished.report), search)
 

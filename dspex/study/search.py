@@ -144,6 +144,8 @@ class Search(Generic[I, O]):
 
     def _admit(self, origin: str, config: Mapping[str, object], ticket: object = None) -> Candidate[I, O]:
         """The candidate of a configuration, new or known."""
+        # Configurations are put together of parts: what follows from the others is computed anew.
+        config = self.program.space.completed(config)
         identity = self.program.space.identity(config)
         known = self.candidates.get(identity)
         if known is not None:
@@ -154,7 +156,7 @@ class Search(Generic[I, O]):
         candidate = Candidate[I, O](
             len(self.candidates),
             origin,
-            dict(config),
+            config,
             identity,
             bound,
             calls_per_example(self.program, config, self.modules),
@@ -198,7 +200,7 @@ class Search(Generic[I, O]):
         self._waiting.clear()
         while self._seeds and len(found) < min(count, seeds):
             seed = self._seeds.pop(0)
-            config = {**self._default_config, **self._fixed, **seed.overrides}
+            config = self.program.space.completed({**self._default_config, **self._fixed, **seed.overrides})
             ticket = None
             known = self.candidates.get(self.program.space.identity(config))
             if self._optimizer is not None and (known is None or known.ticket is None):
@@ -307,7 +309,8 @@ class Search(Generic[I, O]):
             if not modules or candidate.fitted_on >= used:
                 continue
             wanted[candidate.number] = modules
-            plain = {**candidate.config, **{str(names.scoring): "logprob" for names in modules}}
+            scored = {str(names.scoring): "logprob" for names in modules}
+            plain = self.program.space.completed({**candidate.config, **scored})
             scoring = Candidate[I, O](
                 candidate.number, "calibration", plain, candidate.identity, self.program.bind(plain), candidate.calls
             )
@@ -412,9 +415,8 @@ class Search(Generic[I, O]):
         found = NOTHING
         for candidate in candidates:
             most = candidate.most
-            output = sum(module.settings.max_tokens for module in candidate.program.modules().values())
             usd = None if most.usd is None else most.usd * RESERVED_PER_TOKEN
-            found = larger(found, Spend(0, most.input_tokens * RESERVED_PER_TOKEN, output, usd))
+            found = larger(found, Spend(0, most.input_tokens * RESERVED_PER_TOKEN, candidate.most_output, usd))
         return found
 
     def trials(self) -> tuple[Trial, ...]:

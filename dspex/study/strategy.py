@@ -90,7 +90,7 @@ class Seeds:
         """Every seed, the most promising first, each configuration once; the default is the first."""
         found: dict[str, Seed] = {}
         for seed in self._ordered():
-            config = {**self._default, **seed.overrides}
+            config = self._space.completed({**self._default, **seed.overrides})
             if not self._space.broken(config):
                 found.setdefault(self._space.identity(config), seed)
         return list(found.values())

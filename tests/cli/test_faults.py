@@ -108,7 +108,7 @@ def test_command_lines_that_are_wrong(dspex: Invoke) -> None:
 def test_help_names_every_command_and_exit_code(dspex: Invoke) -> None:
     shown = dspex("--help")
     assert shown.code == 0
-    for name in ("demo", "new", "run", "optimize", "compile", "explain", "model", "study", "cache", "doctor"):
+    for name in ("demo", "new", "run", "optimize", "compile", "explain", "check", "model", "study", "cache", "doctor"):
         assert f"\n  {name} " in shown.out
         assert dspex(name, "--help").code == 0
     assert "130" in shown.out

@@ -484,7 +484,7 @@ class Método(Asker):
 # --- refused ------------------------------------------------------------------------------------
 
 
-@opaque("an `if` on a value", "dx.select")
+@opaque("an `if` on a value", "dx.cond")
 class If(Asker):
     async def __call__(self, x: Ask, /) -> Answer:
         if x.deep:
@@ -492,7 +492,7 @@ class If(Asker):
         return await self.loose(x)
 
 
-@opaque("an `if` on a value", "dx.select")
+@opaque("an `if` on a value", "dx.cond")
 class IfOnOutput(Asker):
     async def __call__(self, x: Ask, /) -> Answer:
         answer = await self.loose(x)
@@ -501,7 +501,7 @@ class IfOnOutput(Asker):
         return answer
 
 
-@opaque("a `for` loop", "comprehension")
+@opaque("a `for` loop", "dx.map")
 class For(Asker):
     async def __call__(self, x: Ask, /) -> Answer:
         draft = await self.first(x)
@@ -510,7 +510,7 @@ class For(Asker):
         return await self.second(draft)
 
 
-@opaque("a `while` loop", "unroll")
+@opaque("a `while` loop", "conditional expression")
 class While(Asker):
     async def __call__(self, x: Ask, /) -> Answer:
         answer = await self.loose(x)
@@ -528,7 +528,7 @@ class Try(Asker):
             return Answer(text="")
 
 
-@opaque("a `match` statement", "dx.select")
+@opaque("a `match` statement", "nested for several ways")
 class Match(Asker):
     async def __call__(self, x: Ask, /) -> Answer:
         match x.question:
@@ -566,27 +566,27 @@ class GatherExceptions(Asker):
         return result if isinstance(result, Answer) else Answer(text="")
 
 
-@opaque("over a list of calls", "asyncio.gather")
+@lowered
 class GatherList(Asker):
     async def __call__(self, x: Ask, /) -> Answer:
         results = await asyncio.gather(*[self.loose(Ask(question=hint)) for hint in x.hints])
         return Answer(text=str(len(results)))
 
 
-@opaque("an await inside a comprehension", "asyncio.gather")
+@lowered
 class AwaitingComprehension(Asker):
     async def __call__(self, x: Ask, /) -> Answer:
         answers = [await self.loose(Ask(question=hint)) for hint in x.hints]
         return Answer(text=str(len(answers)))
 
 
-@opaque("evaluated on a condition only", "statement of its own")
+@lowered
 class ConditionalAwait(Asker):
     async def __call__(self, x: Ask, /) -> Answer:
         return (await self.loose(x)) if x.deep else Answer(text="")
 
 
-@opaque("called without `await`", "await")
+@lowered
 class Task(Asker):
     async def __call__(self, x: Ask, /) -> Answer:
         pending = self.loose(x)
@@ -634,15 +634,40 @@ class Mutates(Asker):
         return Answer(text=str(hints), source=last)
 
 
-@opaque("only has an effect", "plain function")
+@opaque(".append() changes a value in place", "new value")
 class Effect(Asker):
     async def __call__(self, x: Ask, /) -> Answer:
         hints = list(x.hints)
+        same = hints
         hints.append(x.question)
-        return Answer(text=str(hints))
+        return Answer(text=str(same))
 
 
-@opaque("in place", "a = a + b")
+@lowered
+class GrowsItsOwn(Asker):
+    async def __call__(self, x: Ask, /) -> Answer:
+        hints = list(x.hints)
+        hints.append(x.question)
+        draft = await self.first(Ask(question=str(len(hints)), hints=hints))
+        hints.extend(draft.text.split())
+        hints += [draft.text, *x.hints]
+        return Answer(text=str(hints), source=" ".join(hints))
+
+
+@lowered
+class GrowsInALoop(Asker):
+    rounds: dx.Var[int] = dx.var(2, lo=1, hi=3)
+
+    async def __call__(self, x: Ask, /) -> Answer:
+        found: list[str] = []
+        for _ in range(self.rounds):
+            draft = await self.first(Ask(question=x.question, hints=found))
+            found += draft.text.split()
+            found.append(draft.text)
+        return Answer(text=" ".join(found))
+
+
+@lowered
 class Augments(Asker):
     async def __call__(self, x: Ask, /) -> Answer:
         text = x.question
@@ -706,7 +731,7 @@ class Unowned(Asker):
         return await elsewhere(x)
 
 
-@opaque("chosen by a value", "dx.select")
+@opaque("chosen by a value", "conditional expression")
 class ChosenByValue(Listed):
     async def __call__(self, x: Ask, /) -> Answer:
         draft = await self.steps[0](x)
@@ -720,7 +745,7 @@ class UnpacksUnknown(Asker):
         return Answer(text=first, source=second)
 
 
-@opaque("unpacking with `*`", "plain names")
+@opaque("unpacking with `*`", "index and slice")
 class UnpacksStar(Asker):
     async def __call__(self, x: Ask, /) -> Answer:
         first, *_ = x.hints
@@ -741,9 +766,3 @@ class RecursiveMethod(Asker):
 
     async def __call__(self, x: Ask, /) -> Answer:
         return await self.again(x)
-
-
-@opaque("does not end with `return`", "return the output")
-class ReturnsNothing(Asker):
-    async def __call__(self, x: Ask, /) -> Answer:  # pyright: ignore[reportReturnType]
-        await self.loose(x)

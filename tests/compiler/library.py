@@ -37,7 +37,7 @@ class Loops(dx.Program[Ticket, Route]):
     solve = dx.Predict(Ticket, Route)
 
     async def __call__(self, x: Ticket, /) -> Route:
-        for _ in range(2):
+        while x.text != x.text.strip():
             x = Ticket(text=x.text.strip())
         return await self.solve(x)
 

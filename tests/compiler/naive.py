@@ -2,47 +2,48 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import dspex as dx
 from dspex.compiler.ir.nodes import (
     Argument,
+    Attempt,
     Attribute,
+    Call,
+    Cond,
     Constant,
     Graph,
     Input,
     Join,
     Lm,
+    Map,
     Node,
     Opaque,
     Python,
     Ref,
     Region,
     Select,
+    Tool,
     Value,
     Variable,
 )
-
-
-def named(target: str) -> Any:
-    """What ``module:qualname`` names; None behind ``<locals>``."""
-    module, _, path = target.partition(":")
-    found: Any = sys.modules[module] if module in sys.modules else __import__(module)
-    for step in path.split("."):
-        if step == "<locals>":
-            return None
-        found = getattr(found, step)
-    return found
+from dspex.errors import LMError
+from dspex.program.concurrency import majority
 
 
 class Naive:
     """Evaluates one graph for one input."""
 
-    def __init__(self, program: dx.Program[Any, Any], schemas: Mapping[str, type[Any]]) -> None:
+    def __init__(
+        self,
+        program: dx.Program[Any, Any],
+        schemas: Mapping[str, type[Any]],
+        functions: Mapping[str, Callable[..., Any]],
+    ) -> None:
         self.program = program
         self.schemas = schemas
+        self.functions = functions
         self.values: dict[int, Any] = {}
 
     async def run(self, graph: Graph, x: Any) -> Any:
@@ -96,28 +97,38 @@ class Naive:
             case Select():
                 chosen = self.program.config[node.variable]
                 return await self.region(next(b.body for b in node.branches if b.name == chosen))
+            case Call():
+                self.values[node.body.nodes[0].id] = self.value(node.args[0].value)
+                return await self.region(node.body)
+            case Cond():
+                return await self.region(node.then if self.value(node.test) else node.otherwise)
+            case Map():
+                results: list[Any] = []
+                for item in self.value(node.over):
+                    self.values[node.body.nodes[0].id] = item
+                    results.append(await self.region(node.body))
+                return results
+            case Attempt(form="together"):
+                return [await self.region(branch.body) for branch in node.branches]
+            case Attempt():
+                for branch in node.branches[:-1]:
+                    try:
+                        return await self.region(branch.body)
+                    except LMError:
+                        continue
+                return await self.region(node.branches[-1].body)
             case Python():
-                return await self.python(node)
+                given, by_name = self.arguments(node.args)
+                result = self.functions[node.key](*given, **by_name)
+                return await result if node.awaits else result
+            case Tool():
+                given, by_name = self.arguments(node.args)
+                return await self.functions[node.target](*given, **by_name)
             case Join():
                 return self.join(node)
-            case _:
-                raise AssertionError(node)
 
     def module(self, path: str) -> Any:
         return self.program.modules()[path]
-
-    async def python(self, node: Python) -> Any:
-        given, by_name = self.arguments(node.args)
-        if node.expr is None:
-            result = named(node.target)(*given, **by_name)
-            return await result if node.awaits else result
-        # The body's own function supplies the global and closed-over names.
-        function = named(node.target) or type(self.program).__call__
-        cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=False)
-        around = {**function.__globals__, **{name: cell.cell_contents for name, cell in cells}, **by_name}
-        text = node.expr.removeprefix("await ") if node.awaits else node.expr
-        result = eval(text, around)
-        return await result if node.awaits else result
 
     def join(self, node: Join) -> Any:
         given, by_name = self.arguments(node.args)
@@ -132,3 +143,5 @@ class Naive:
                 return given
             case "dict":
                 return by_name
+            case "vote":
+                return majority(given, by_name.get("by"))

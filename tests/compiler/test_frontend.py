@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import builtins
 import hashlib
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ from dspex.compiler.frontend import read_program
 from dspex.compiler.ir.nodes import Lm, Opaque, Python, Select, walk
 from dspex.compiler.ir.parser import parse
 from dspex.compiler.ir.verify import violations
-from dspex.errors import CompileError
+from dspex.compiler.passes.inline import Inline
+from dspex.errors import CompileError, ProgramError
 from dspex.lm.types import LMRequest
 from dspex.testing import ScriptedLM
-from tests.compiler import bodies
+from tests.compiler import bodies, bodies_flow, bodies_plain
 from tests.compiler.bodies import LOWERED, OPAQUE, Answer, Ask, Asker, Draft
 from tests.compiler.naive import Naive
 
@@ -32,32 +34,69 @@ INPUTS = [
 ]
 
 
+numbers = itertools.count()
+
+
 def scripted() -> ScriptedLM:
     """Answers every field from the whole request, so that any change of what is sent shows in the output."""
 
     def answer(request: LMRequest) -> dict[str, object]:
         text = json.dumps([m.content for m in request.messages] + [request.prompt], ensure_ascii=False)
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-        every: dict[str, object] = {"text": digest, "score": 0.5, "source": digest[:2], "reasoning": "r"}
+        every: dict[str, object] = {
+            "text": digest,
+            "score": 0.5,
+            "source": digest[:2],
+            "reasoning": "r",
+            "question": digest,
+        }
         return {name: every[name] for name in request.output_fields if name in every}
 
-    return ScriptedLM(answer)
+    # A model of its own each time, so that no cache answers for another.
+    return ScriptedLM(answer, fingerprint=str(next(numbers)))
 
 
 @pytest.mark.parametrize("cls", LOWERED, ids=lambda cls: cls.__name__)
 def test_graph_means_what_the_body_does_when_it_is_understood(cls: type[dx.Program[Ask, Answer]]) -> None:
     program = cls()
-    compiled = compile(program)
-    assert compiled.graph.opaque == ()
-    assert parse(str(compiled.graph)) == compiled.graph
+    reading = read_program(program)
+    graph = reading.graph
+    assert [node.reason for node in graph.opaque] == []
+    assert violations(graph) == ()
+    assert parse(str(graph)) == graph
     lm = scripted()
 
     async def compare() -> None:
         for x in INPUTS:
-            assert await Naive(program, compiled.schemas).run(compiled.graph, x) == await program(x)
+            # The plainest run of the graph that was read, against the program itself.
+            assert await Naive(program, reading.schemas, reading.functions).run(graph, x) == await program(x)
 
     with dx.using(lm=lm):
         asyncio.run(compare())
+
+
+@pytest.mark.parametrize("cls", [*LOWERED, *(item[0] for item in OPAQUE)], ids=lambda cls: cls.__name__)
+def test_plan_gives_what_the_program_gives_for_as_many_calls(cls: type[dx.Program[Ask, Answer]]) -> None:
+    program = cls()
+    compiled = compile(program)
+
+    async def run(called: Any, x: Ask) -> tuple[object, int]:
+        lm = scripted()
+        with dx.using(lm=lm):
+            try:
+                result: object = await called(x)
+            except (ProgramError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+                result = type(error), str(error)
+        return result, lm.calls
+
+    async def compare() -> None:
+        for x in INPUTS:
+            direct, planned = await run(program, x), await run(compiled, x)
+            assert planned[0] == direct[0]
+            # Equal calls at temperature 0 and calls that nothing reads are left out.
+            assert planned[1] <= direct[1]
+
+    asyncio.run(compare())
 
 
 @pytest.mark.parametrize(("cls", "reason", "remedy"), OPAQUE, ids=lambda item: getattr(item, "__name__", None))
@@ -65,23 +104,23 @@ def test_body_is_opaque_with_a_remedy_when_it_is_not_understood(
     cls: type[dx.Program[Ask, Answer]], reason: str, remedy: str
 ) -> None:
     program = cls()
-    compiled = compile(program)
-    (node,) = compiled.graph.opaque
+    graph = read_program(program).graph
+    (node,) = graph.opaque
     assert reason in node.reason
     assert remedy in node.remedy
     assert node.owns == tuple(program.modules())
     assert node.uses == tuple(program.variables())
-    assert compiled.params.names
-    assert len(compiled.params.names) == len(program.variables())
-    assert parse(str(compiled.graph)) == compiled.graph
+    assert parse(str(graph)) == graph
     # The line is one of the body itself.
     assert node.loc is not None
-    assert node.loc.file == "tests/compiler/bodies.py"
+    assert node.loc.file.startswith("tests/compiler/bodies")
 
 
 def test_corpus_is_large() -> None:
-    assert len(LOWERED) >= 40
-    assert len(OPAQUE) >= 30
+    # Importing a module of bodies adds its own.
+    assert bodies_flow.lowered is bodies_plain.lowered is bodies.lowered
+    assert len(LOWERED) >= 110
+    assert len(OPAQUE) >= 55
 
 
 @pytest.mark.parametrize(
@@ -96,17 +135,17 @@ def test_line_is_that_of_the_construct_when_a_body_is_opaque(cls: Any, words: st
 
 
 def test_graph_reads_as_documented_when_a_program_is_ordinary() -> None:
-    graph = compile(bodies.Nested()).graph
+    graph = Inline().run(read_program(bodies.Nested()).graph)
     text = "\n".join(line.split("  # ")[0].rstrip() for line in str(graph).splitlines())
     lm = "temperature=0.0 max_tokens=512"
     (python,) = [node for node in graph.nodes if isinstance(node, Python)]
     assert text == (
         "program Nested : Ask -> Answer {\n"
         "  %0 = input : Ask\n"
-        "  %1 = lm Ask -> Draft (%0) @inner.draft instruction=$inner.draft.instruction "
+        "  %1 = lm Ask -> Draft (%0) @inner.draft scope @inner instruction=$inner.draft.instruction "
         f"demos=$inner.draft.demos {lm} format=$inner.draft.format\n"
-        '  %2 = python tests.compiler.bodies:Inner.__call__ (text=%1.text, k=$inner.k) expr "text * k" '
-        f'source "{python.source}" : ?\n'
+        '  %2 = python pure tests.compiler.bodies:Inner.__call__ (text=%1.text, k=$inner.k) expr "text * k" '
+        f'source "{python.source}" : str\n'
         "  %3 = join record (text=%2) : Draft\n"
         "  %4 = lm Draft -> Answer (%3) @finish instruction=$finish.instruction "
         f"demos=$finish.demos {lm} format=$finish.format\n"

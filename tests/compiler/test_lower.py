@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from dspex.compiler import feasible
-from dspex.compiler.lower import Lowered, lower
+from dspex.compiler.lower import feasible
+from dspex.compiler.lower.lowering import Lowered, lower
 from dspex.core.abi import Kind
 from dspex.errors import CompileError, ProgramError
 from dspex.program.demos import Demo, DemoSet
@@ -113,6 +114,33 @@ def test_growing_a_pool_keeps_the_numbers_of_its_members() -> None:
     assert grown.decode(column) == {"t": "two", "c": "y"}
 
 
+@MANY
+@given(st.data())
+def test_growing_pools_renumbers_nothing(data: st.DataObject) -> None:
+    sources = [DemoSet((Demo({"q": index}, {"a": index}),)) for index in range(6)]
+    texts = [f"text {index}" for index in range(6)]
+    known: list[Var[Any]] = [
+        Text("t", tuple(texts[: data.draw(st.integers(1, 3))])),
+        Demos("d", tuple(sources[: data.draw(st.integers(1, 3))])),
+        Choice("c", ("x", "y")),
+    ]
+    known.append(Text("inner", ("one", "two"), when=known[2].is_("y")))
+    before = lower(known)
+    columns = before.sampler.sample(5, data.draw(SEEDS)).T
+    grown: list[Var[Any]] = list(known)
+    for _ in range(data.draw(st.integers(1, 3))):
+        for row, variable in enumerate(grown):
+            if isinstance(variable, Text):
+                grown[row] = variable.grown(*data.draw(st.lists(st.sampled_from(texts), max_size=3)))
+            elif isinstance(variable, Demos):
+                grown[row] = variable.grown(*data.draw(st.lists(st.sampled_from(sources), max_size=3)))
+    after = lower(grown)
+    for column in columns:
+        config = before.decode(column)
+        assert after.decode(column) == config
+        assert np.array_equal(after.encode(config), before.encode(config), equal_nan=True)
+
+
 # --- conditions -------------------------------------------------------------------------------------
 
 
@@ -142,6 +170,20 @@ def test_a_long_chain_of_conditions_is_lowered() -> None:
     lowered = lower(chain[::-1])
     assert lowered.names[:3] == ("v0", "v1", "v2")
     assert np.count_nonzero(~np.isnan(lowered.sampler.sample(1, 0))) >= 1
+
+
+def test_ten_thousand_variables_are_lowered() -> None:
+    mode = Choice("mode", ("a", "b"))
+    variables: list[Var[Any]] = [mode, Bool("b0", when=mode.is_("b"))]
+    for index in range(1, 9_999):
+        link = Compare("==", Ref(f"b{index - 1}"), Const(True))
+        variables.append(
+            Bool(f"b{index}", when=link) if index % 2 else Choice(f"b{index}", (True, "x"), default="x", when=link)
+        )
+    rules = [Compare("==", Ref(f"b{index}"), Ref(f"b{index + 1}")) for index in range(0, 9_990, 3)]
+    lowered = lower(variables[::-1], rules)
+    assert len(lowered.variables) == 10_000
+    assert lowered.active({"mode": "b", "b0": True}) == {"mode", "b0", "b1"}
 
 
 def test_a_cycle_of_conditions_is_printed() -> None:
@@ -252,15 +294,21 @@ def test_names_are_checked() -> None:
 
 
 def test_what_the_core_cannot_hold_is_refused() -> None:
-    refused("DX2107", [Int("k", 0, 2**60)])
     refused("DX2107", [Int("k", -(2**53), 2**53)])
     deep: Any = Const(0)
     x = Float("x", 0, 1)
     for _ in range(40):
         deep = Ref("x") - deep
-    refused("DX2108", [x], Compare("<=", deep, Const(99)))
+    refused("DX2108", [x], Compare("<=", deep, Const(3)))
+    refused("DX2107", [Float("tiny", 1e-310, 1.0, log=True)])
+    refused("DX2107", [Float("wide", -1e305, 1.0)])
     c = Choice("c", ("a", 3))
     refused("DX2110", [c, x], Compare("<=", Ref("x"), Ref("c")))
+    k = Int("k", 1, 8)
+    said = refused("DX2110", [k], k <= "x")  # type: ignore[operator]  # pyright: ignore
+    assert said.message == 'in the rule k <= "x", "x" has no order and no arithmetic'
+    assert "test_lower.py:" in str(said.where)
+    assert said.fix == "k is a number: compare it with one, k <= 4"
 
 
 def test_lowering_and_its_default_check_need_no_compiled_code() -> None:
@@ -268,7 +316,7 @@ def test_lowering_and_its_default_check_need_no_compiled_code() -> None:
     import sys
 
     code = (
-        "import sys\nfrom dspex.compiler.lower import lower\nfrom dspex.program.variables import Int\n"
+        "import sys\nfrom dspex.compiler.lower.lowering import lower\nfrom dspex.program.variables import Int\n"
         "k = Int('k', 1, 8)\nlower([k], [k <= 6])\nassert 'numba' not in sys.modules"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0

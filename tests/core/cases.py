@@ -11,7 +11,7 @@ import numpy as np
 from hypothesis import assume
 from hypothesis import strategies as st
 
-from dspex.compiler.lower import Lowered
+from dspex.compiler.lower.lowering import Lowered
 from dspex.core import abi, streams
 from tests.core import naive
 from tests.core.spaces import SEEDS, STEPS, drawn, spaces, stack

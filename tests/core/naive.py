@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dspex.compiler.lower import Lowered
+from dspex.compiler.lower import feasible
+from dspex.compiler.lower.lowering import Lowered
 from dspex.core import streams
 from dspex.program.variables import Float, Int
 
@@ -132,12 +133,18 @@ def rule_rows(lowered: Lowered) -> NDArray[np.uint8]:
     rows = np.zeros((len(lowered.rules), len(lowered.variables)), dtype=np.uint8)
     by_name = {variable.name: variable for variable in lowered.variables}
     for r, rule in enumerate(lowered.rules):
-        pending = set(rule.names())
+        folded = feasible.fold(rule, by_name)
+        pending = {name for name in rule.names() if name in (lowered.conditions or ())}
+        pending |= set() if isinstance(folded, bool) else set(folded.names())
         while pending:
             name = pending.pop()
             rows[r, lowered.rows[name]] = 1
-            when = by_name[name].when
-            pending |= set() if when is None else set(when.names())
+            when = (lowered.conditions or {}).get(name)
+            if when is not None:
+                # A folded condition reads less, but what may be inactive is always asked.
+                left = feasible.fold(when, by_name)
+                pending |= {other for other in when.names() if other in (lowered.conditions or {})}
+                pending |= set() if isinstance(left, bool) else set(left.names())
     return rows
 
 

@@ -9,8 +9,8 @@ from hypothesis import HealthCheck
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from dspex.compiler import feasible
-from dspex.compiler.lower import Lowered, lower
+from dspex.compiler.lower import feasible
+from dspex.compiler.lower.lowering import Lowered, lower
 from dspex.core import abi
 from dspex.core.kernels import sampling
 from dspex.program.rules import All, Any_, Not, Rule

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dspex.compiler.lower import Lowered, lower
+from dspex.compiler.lower.lowering import Lowered, lower
 from dspex.core.population import Sampler
 from dspex.errors import CoreError
 from dspex.program.variables import Bool, Choice, Float, Int

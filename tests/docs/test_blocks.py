@@ -26,13 +26,14 @@ from dspex.program.program import Program
 from dspex.testing import ScriptedLM
 from tests.docs.pages import NEEDS_MODEL, PAGES, Block, blocks
 
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 SHELL = ("console", "shell", "sh", "bash")
 
 
-def answer(request: LMRequest) -> dict[str, object]:
+def answer(request: LMRequest) -> dict[str, object] | str:
     """The first choice, or a text for every field: right only once there are demonstrations to copy from."""
     if request.choices:
-        return {"choice": request.choices[0]}
+        return request.choices[0]
     return dict.fromkeys(request.output_fields, "Paris")
 
 
@@ -58,6 +59,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[Path]:
     monkeypatch.chdir(folder)
     path = list(sys.path)
     sys.path.insert(0, str(folder))
+    # A page's own file may have the name of an example that another test imported.
+    forget(EXAMPLES)
     yield folder
     sys.path[:] = path
     forget(tmp_path)

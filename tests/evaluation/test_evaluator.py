@@ -25,6 +25,7 @@ from dspex.lm.spend import Spend
 from dspex.lm.types import LMRequest, Usage
 from dspex.program.context import current, trace
 from dspex.program.metric import Run, Score, metric
+from dspex.program.program import Program
 from dspex.program.schema import Schema
 from dspex.program.trace import CallRecord, Trace
 
@@ -151,6 +152,17 @@ def test_what_concerns_the_whole_search_goes_through(error: BaseException) -> No
     with pytest.raises(type(error)) as caught:
         once(program)
     assert caught.value is error
+
+
+def test_what_is_no_output_is_a_failure() -> None:
+    class Forgets(Program[Ask, Answer]):
+        async def __call__(self, x: Ask, /) -> Answer:
+            return right(x)  # type: ignore[return-value]  # pyright: ignore
+
+    found = once(Forgets())
+    assert (found.score, found.code, found.got) == (None, "DX1543", None)
+    assert "Forgets.__call__ gave an awaitable" in (found.failure or "")
+    assert once(lambda x: Answer(answer="a")).code == "DX1543"
 
 
 def test_cancellation_goes_through() -> None:

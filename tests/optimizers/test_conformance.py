@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dspex.compiler.lower import Lowered
+from dspex.compiler.lower.lowering import Lowered
 from dspex.errors import CoreError, ProgramError
 from dspex.optimizers import Candidate, create, names
 from dspex.program.space import Space

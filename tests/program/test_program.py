@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import gc
 import pickle
 import subprocess
 import sys
+from collections.abc import Awaitable, Callable
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
@@ -180,7 +182,9 @@ def test_copies_and_pickles_are_equal_programs() -> None:
 def test_pools_grow_by_binding_and_by_proposals() -> None:
     bot = QABot()
     name = "solver.cot.instruction"
-    bound = bot.bind({name: "Think of {style} and {anything}."})
+    bound = bot.with_pools({name: ("Think of {style} and {anything}.",)})
+    # A member binds as it is: a proposer may write any braces.
+    bound = bound.bind({name: "Think of {style} and {anything}."})
     assert bound.modules()["solver.cot"].settings.instruction == "Think of terse and {anything}."
     assert bound.variables()[name].options[1:] == ("Think of {style} and {anything}.",)
     grown = bound.with_pools({name: ("A", "A", "B"), "solver.cot.demos": (dx.DemoSet((dx.Demo({"a": 1}, {"b": 2}),)),)})
@@ -190,6 +194,113 @@ def test_pools_grow_by_binding_and_by_proposals() -> None:
     assert grown.bind({name: "B"}).variables()[name].options == grown.variables()[name].options
     with pytest.raises(dx.ProgramError, match="DX1404"):
         bot.with_pools({"k": (3,)})
+
+
+def test_a_text_that_a_person_binds_may_name_known_variables_only() -> None:
+    bot = QABot()
+    name = "solver.cot.instruction"
+    for target in (bot, dx.compile(bot)):
+        with pytest.raises(dx.ProgramError, match=r"DX1506.*\{styl\}[\s\S]*write \{style\}, or write \{\{styl\}\}"):
+            target.bind({name: "Think of {styl}."})
+        for text in ('{"a": 1} {}', "{{anything}} {style}", "{ x }"):
+            target.bind({name: text})
+
+    class Shared(dx.Program[Ask, Answer]):
+        task = dx.Text("task", ("Answer.",))
+        tone: dx.Var[str] = dx.var("a", choices=("a", "b"))
+        one = dx.Predict(Ask, Answer, instruction=task)
+
+        async def __call__(self, x: Ask, /) -> Answer:
+            return await self.one(x)
+
+    for target in (Shared(), dx.compile(Shared())):
+        with pytest.raises(dx.ProgramError, match=r"DX1506.*'one' names \{other\}.*tone"):
+            target.bind(task="In {other}")
+        target.bind(task="In {tone} {{other}}")
+
+
+def test_arguments_that_modules_do_not_have_are_coded_errors() -> None:
+    for module in (dx.Predict, dx.ChainOfThought):
+        wrong: Any = module
+        with pytest.raises(
+            dx.ProgramError, match=r"DX1502.*'question -> answer'[\s\S]*test_program.py[\s\S]*dx.Schema"
+        ):
+            wrong("question -> answer")
+        with pytest.raises(dx.ProgramError, match=r"DX1502.*output schema is missing"):
+            wrong(Ask)
+        with pytest.raises(dx.ProgramError, match=r"DX1509.*'demo_k'[\s\S]*did you mean demos_k\?"):
+            wrong(Ask, Answer, demo_k=3)
+        with pytest.raises(TypeError):
+            wrong()
+
+
+def test_a_class_without_a_call_is_a_coded_error() -> None:
+    class Bare(dx.Program[Ask, Answer]):
+        answer = dx.Predict(Ask, Answer)
+
+    with pytest.raises(dx.ProgramError, match=r"DX1544 Bare has no __call__[\s\S]*x: Ask, /\) -> Answer") as caught:
+        Bare()  # type: ignore[abstract]  # pyright: ignore
+    assert "test_program.py:" in str(caught.value.where)
+    with pytest.raises(dx.ProgramError, match="DX1544"):
+        dx.Program()  # type: ignore[abstract]  # pyright: ignore
+
+
+class Forgets(dx.Program[Ask, Answer]):
+    """Gives what `gives` says, which is no output."""
+
+    answer = dx.Predict(Ask, Answer)
+
+    def __init__(self, gives: Callable[[Any], Any]) -> None:
+        self.gives = gives
+
+    async def __call__(self, x: Ask, /) -> Answer:
+        return self.gives(self)  # type: ignore[no-any-return]
+
+
+class Plain(dx.Program[Ask, Answer]):
+    def __call__(self, x: Ask, /) -> Answer:  # type: ignore[override]  # pyright: ignore
+        return Answer(answer="a")
+
+
+class Yields(dx.Program[Ask, Answer]):
+    async def __call__(self, x: Ask, /) -> Any:  # type: ignore[override]  # pyright: ignore
+        yield Answer(answer="a")
+
+
+class Passes(dx.Program[Ask, Answer]):
+    answer = dx.Predict(Ask, Answer)
+
+    def __call__(self, x: Ask, /) -> Awaitable[Answer]:  # type: ignore[override]  # pyright: ignore
+        return self.answer(x)
+
+
+ASKED = Ask(question="?")
+NO_OUTPUTS: list[tuple[dx.Program[Ask, Answer], str]] = [
+    (Forgets(lambda self: self.answer(ASKED)), "nobody awaited.*declares Answer[\\s\\S]*return await self.answer"),
+    (Forgets(lambda _: None), "gave None[\\s\\S]*return"),
+    (Forgets(lambda _: Answer), "the class Answer[\\s\\S]*make an instance"),
+    (Forgets(lambda _: "text"), "str: 'text'"),
+    (Forgets(lambda _: type("Answer", (dx.Schema,), {})()), "defined again"),
+    (Yields(), "a generator[\\s\\S]*return rather than yield, in an async def __call__"),
+    (Plain(), "Answer at once, and is called with await[\\s\\S]*async def"),
+]
+
+
+@pytest.mark.parametrize(("program", "why"), NO_OUTPUTS)
+def test_what_a_program_gives_is_an_instance_of_its_output_schema(program: dx.Program[Ask, Answer], why: str) -> None:
+    for call in (
+        lambda: program.run(ASKED),
+        lambda: program.run(ASKED, timeout=60),
+        lambda: program.batch([ASKED]),
+        lambda: program.batch([ASKED], timeout=60),
+    ):
+        with pytest.raises(dx.ProgramError, match=f"DX1543 {type(program).__name__}.__call__.*{why}") as caught:
+            call()
+        assert "test_program.py:" in str(caught.value.where)
+    # Warnings are errors: no coroutine is left that was never awaited.
+    gc.collect()
+    with dx.using(lm=ScriptedLM(lambda request: {"answer": "b"})):
+        assert Passes().run(ASKED).answer == "b"
 
 
 @dx.program

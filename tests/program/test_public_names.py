@@ -15,7 +15,8 @@ DOCUMENTED = {
     "Run", "Score", "using", "trace", "Trace", "LM", "Price", "FREE", "Budget", "load",
     "load_artifact", "Dataset", "optimize", "optimize_async", "StopToken",
     "compile", "Space", "exact_match", "f1", "errors", "Probability", "Confidence", "CostUSD", "LatencySeconds",
-    "ApiKey", "not_both", "one_of", "Rule", "__version__",
+    "ApiKey", "not_both", "one_of", "Rule", "__version__", "parallel", "Parallel", "fallback", "Fallback", "race",
+    "Race", "vote", "Vote", "when", "When", "cond", "map", "op", "tool", "Tool", "computed", "Computed",
 }
 # fmt: on
 

@@ -101,5 +101,5 @@ def test_equality_of_variables_stays_identity_and_is_refused_as_a_rule() -> None
     k = dx.Int("k", 1, 8)
     assert k == k
     assert {k: 1}[k] == 1
-    with pytest.raises(dx.ProgramError, match=r"DX1302.*\n.*is_"):
+    with pytest.raises(dx.ProgramError, match=r"DX1302.*\n  at .*test_rules.py:\d+\n.*is_"):
         dx.Space([k], [k == 4])  # type: ignore[list-item]  # pyright: ignore

@@ -35,6 +35,7 @@ def findings() -> dict[str, set[int]]:
 
 def test_public_names_are_inferred_as_documented(findings: dict[str, set[int]]) -> None:
     assert findings.get("right.py", set()) == set()
+    assert findings.get("flow.py", set()) == set()
     assert findings.get("schemas.py", set()) == set()
 
 

@@ -7,25 +7,25 @@ become nodes of their own when they are always evaluated.
 from __future__ import annotations
 
 import ast
-import builtins
-import copy
 import hashlib
 import keyword
-from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
-from typing import TYPE_CHECKING, Any, Final, cast
+from dataclasses import replace
+from types import MethodType
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
-from dspex.compiler.frontend.annotations import return_type
+from dspex.compiler.frontend.annotations import is_plain
+from dspex.compiler.frontend.facts import Fact, Facts
+from dspex.compiler.frontend.functions import Expression
+from dspex.compiler.frontend.names import MISSING, ambient, free_name, is_asynchronous, is_standard, name_of
 from dspex.compiler.frontend.source import Unsupported
-from dspex.compiler.frontend.symbols import ANY, Container, Inner, Symbolic, describe
+from dspex.compiler.frontend.symbols import Container, Deferred, Inner, Several, Symbolic, Tooled, describe
 from dspex.compiler.ir.nodes import Argument, Attribute, Python
 from dspex.program.program import Program
 
 if TYPE_CHECKING:
     from dspex.compiler.frontend.interpret import Interpreter
 
-__all__ = ["MISSING", "ambient", "capture", "free_name"]
-
-MISSING: Final = object()
+__all__ = ["awaits_inside", "capture", "fact_of", "holds_await"]
 
 _MUTATORS: Final = frozenset(
     {
@@ -34,7 +34,7 @@ _MUTATORS: Final = frozenset(
         *("__setitem__", "__delitem__", "__setattr__"),
     }
 )
-_PLAIN: Final = "move it into a plain function that takes what it needs and returns the result"
+_PLAIN: Final = "move it into a function at the top of the file that takes what it needs and returns the result"
 _GATHER: Final = "await calls directly, together with `asyncio.gather`"
 _TIMEOUT: Final = "await the call directly, and set the time limit outside: `program.run(x, timeout=...)`"
 _REFUSED: Final[dict[str, tuple[str, str]]] = {
@@ -57,53 +57,24 @@ _REFUSED: Final[dict[str, tuple[str, str]]] = {
     "shield": ("wraps a call", _GATHER),
     "TaskGroup": ("starts tasks", _GATHER),
 }
-# Language-model calls are ordered by data alone, so a clock read beside one would measure nothing.
-_CLOCKS: Final = frozenset(
-    {
-        *("time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "process_time"),
-        *("now", "utcnow", "today"),
-    }
-)
 
 
-def free_name(interpreter: Interpreter, node: ast.expr) -> object:
-    """The object that a global, closed-over or built-in name stands for; `MISSING` for anything else.
-
-    Attributes are followed through modules and classes only, where reading one runs no user code.
-    """
-    if isinstance(node, ast.Name):
-        if node.id in interpreter.names:
-            return MISSING
-        function = cast("FunctionType", interpreter.body.function)
-        closed = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=False))
-        names: dict[str, object] = function.__globals__
-        if node.id in closed:
-            try:
-                return closed[node.id].cell_contents
-            except ValueError:
-                return MISSING
-        return names.get(node.id, vars(builtins).get(node.id, MISSING))
-    if isinstance(node, ast.Attribute):
-        base = free_name(interpreter, node.value)
-        if isinstance(base, ModuleType):
-            return getattr(base, node.attr, MISSING)
-        if isinstance(base, type):
-            for cls in base.__mro__:
-                if node.attr in vars(cls):
-                    found: Any = vars(cls)[node.attr]
-                    return getattr(found, "__func__", found)
-    return MISSING
+def holds_await(node: ast.AST) -> bool:
+    """Whether something inside `node` is awaited."""
+    return any(isinstance(item, ast.Await) for item in ast.walk(node))
 
 
-def ambient(target: object) -> str | None:
-    """What state of the world a function reads that the order of nodes does not keep."""
-    name, module = getattr(target, "__name__", None), getattr(target, "__module__", None)
-    if module in ("time", "datetime") and name in _CLOCKS:
-        return "the clock"
-    owner = getattr(target, "__objclass__", None) or getattr(target, "__self__", None)
-    if name in _CLOCKS and getattr(owner, "__module__", None) == "datetime":
-        return "the clock"
-    return None
+def awaits_inside(node: ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp) -> bool:
+    """Whether a comprehension awaits anything for its items, rather than for what it iterates over."""
+    first, *others = node.generators
+    parts: list[ast.AST] = [*first.ifs, *others]
+    parts += [node.key, node.value] if isinstance(node, ast.DictComp) else [node.elt]
+    return any(holds_await(part) for part in parts)
+
+
+def fact_of(symbol: Symbolic) -> Fact:
+    """What is known about a captured value."""
+    return Fact(symbol.type, symbol.plain or is_plain(symbol.type), True)
 
 
 def capture(interpreter: Interpreter, node: ast.expr, *, outer: ast.Call | None = None) -> Symbolic:
@@ -117,43 +88,48 @@ def capture(interpreter: Interpreter, node: ast.expr, *, outer: ast.Call | None 
         Unsupported: It calls a module, changes something, or reads what cannot be followed.
     """
     rewriter = _Rewriter(interpreter, outer)
-    tree = rewriter.visit(copy.deepcopy(node if outer is None else outer))
+    tree = rewriter.visit(_copy(node if outer is None else outer))
     text = ast.unparse(tree)
     if outer is not None:
         text = f"await {text}"
-    kind = _kind(interpreter, node)
-    source = hashlib.sha256(ast.dump(node).encode("utf-8", "surrogatepass")).hexdigest()[:16]
-    args = tuple(Argument(name, item.value) for name, item in rewriter.captured.items())
+    body, reader = interpreter.body, interpreter.reader
+    names = {name: fact_of(item) for name, item in rewriter.captured.items()}
+    fact = Facts(names, lambda inner: free_name(body, inner)).of(tree)
     made = Python(
-        interpreter.reader.fresh(),
-        interpreter.body.target,
-        args,
-        interpreter.reader.type(kind),
+        reader.fresh(),
+        body.target,
+        tuple(Argument(name, item.value) for name, item in rewriter.captured.items()),
+        reader.type(fact.type),
         text,
-        source,
+        hashlib.sha256(ast.dump(node).encode("utf-8", "surrogatepass")).hexdigest()[:16],
         awaits=outer is not None,
+        pure=fact.pure and outer is None and not rewriter.uses,
         uses=tuple(dict.fromkeys(rewriter.uses)),
     )
-    return interpreter.emit(made, node, kind)
+    expression = Expression(body, tree, tuple(rewriter.captured), made.awaits)
+    source, count = made.source, 1
+    while not reader.functions.keep_expression(made.key, expression):
+        # The same text in another closure of the same function.
+        count += 1
+        made = replace(made, source=f"{source}-{count}")
+    if not made.pure:
+        interpreter.hand_over(rewriter.captured.values())
+    return replace(interpreter.emit(made, node, fact.type), plain=fact.plain)
 
 
-def _kind(interpreter: Interpreter, node: ast.expr) -> object:
-    match node:
-        case ast.JoinedStr():
-            return str
-        case ast.Compare(ops=[ast.Is() | ast.IsNot() | ast.In() | ast.NotIn()]) | ast.UnaryOp(op=ast.Not()):
-            return bool
-        case ast.ListComp():
-            return list
-        case ast.DictComp():
-            return dict
-        case ast.SetComp():
-            return set
-        case ast.Call():
-            target = free_name(interpreter, node.func)
-            return ANY if target is MISSING else return_type(target)
-        case _:
-            return ANY
+T = TypeVar("T")
+
+
+def _copy(node: T) -> T:
+    """A syntax tree of its own; several times faster than what knows nothing of syntax trees."""
+    if isinstance(node, list):
+        return cast("T", [_copy(item) for item in cast("list[object]", node)])
+    if not isinstance(node, ast.AST) or isinstance(node, ast.expr_context | ast.operator):
+        return node
+    made = type(node).__new__(type(node))
+    for name, value in vars(node).items():
+        setattr(made, name, _copy(cast("object", value)))
+    return made
 
 
 class _Rewriter(ast.NodeTransformer):
@@ -161,6 +137,7 @@ class _Rewriter(ast.NodeTransformer):
 
     def __init__(self, interpreter: Interpreter, outer: ast.Call | None) -> None:
         self.interpreter = interpreter
+        self.outer = outer
         self.captured: dict[str, Symbolic] = {}
         self.uses: list[str] = []
         self._bound: list[frozenset[str]] = []
@@ -183,7 +160,9 @@ class _Rewriter(ast.NodeTransformer):
         for name, kept in self.captured.items():
             if kept.value == item.value:
                 return ast.copy_location(ast.Name(name, ast.Load()), node)
-        stem = item.name if item.name.isidentifier() and not keyword.iskeyword(item.name) else "value"
+        # A name with two underscores would mean something else inside a class.
+        stem = item.name.lstrip("_") if item.name.startswith("__") else item.name
+        stem = stem if stem.isidentifier() and not keyword.iskeyword(stem) else "value"
         own = isinstance(node, ast.Name) and node.id == stem
         name, count = stem, 2
         while name in self.captured or (name in self._taken and not own):
@@ -201,17 +180,25 @@ class _Rewriter(ast.NodeTransformer):
         if not isinstance(base, ast.Name) or self._is_bound(base.id):
             return None
         found = self.interpreter.resolve(node)
+        if isinstance(found, Several):
+            found = self.interpreter.settled(found, node)
         if isinstance(found, Inner):
             if not found.path:
                 raise self._refuse("the program itself is handed to Python", "hand on the values that are needed", node)
             raise self._refuse(
-                f"{describe(found)} is used inside an expression", "await its call first, and use the result", node
+                f"{describe(found)} is used inside an expression",
+                "await its call first, and use the result; a function that calls modules becomes an `async def` method",
+                node,
             )
         if isinstance(found, Container):
             raise self._refuse(
                 f"{describe(found)} are used inside an expression", "call each of them by its index or key", node
             )
-        return None if found is None else self._hold(found, node)
+        if isinstance(found, Tooled | Deferred):
+            raise self._refuse(
+                f"{describe(found)} is used inside an expression", "await the call first, and use its result", node
+            )
+        return self._hold(found, node) if isinstance(found, Symbolic) else None
 
     def visit_Name(self, node: ast.Name) -> ast.expr:
         held = self._resolved(node)
@@ -222,11 +209,11 @@ class _Rewriter(ast.NodeTransformer):
         code = self.interpreter.body.function.__code__
         if node.id in code.co_varnames and node.id not in self.interpreter.names:
             raise self._refuse(f"{node.id!r} is read before it has a value", "assign it first", node)
-        self._program(free_name(self.interpreter, node), node)
+        self._program(free_name(self.interpreter.body, node, self.interpreter.names), node)
         return node
 
     def _program(self, found: object, node: ast.expr) -> None:
-        if isinstance(found, Program):
+        if issubclass(type(found), Program):
             raise self._refuse(
                 f"{ast.unparse(node)} is a program that this one does not own",
                 "make it an attribute of the class, so that its Variables are found",
@@ -239,10 +226,10 @@ class _Rewriter(ast.NodeTransformer):
         held = self._resolved(node)
         if held is not None:
             return held
-        target = free_name(self.interpreter, node)
+        target = free_name(self.interpreter.body, node, self.interpreter.names)
         if target is not MISSING:
             self._program(target, node)
-        base = self.interpreter.resolve_program(node.value) if not self._shadowed(node) else None
+        base = self._named_program(node.value) if not self._shadowed(node) else None
         if base is not None and base.path:
             raise self._refuse(
                 f"{ast.unparse(node)} of a module is used",
@@ -250,6 +237,11 @@ class _Rewriter(ast.NodeTransformer):
                 node,
             )
         return self.generic_visit(node)  # pyright: ignore[reportReturnType]
+
+    def _named_program(self, node: ast.expr) -> Inner | None:
+        chain = isinstance(node, ast.Name | ast.Attribute | ast.Subscript)
+        found = self.interpreter.resolve(node) if chain else None
+        return found if isinstance(found, Inner) else None
 
     def _shadowed(self, node: ast.expr) -> bool:
         while isinstance(node, ast.Attribute | ast.Subscript):
@@ -262,24 +254,30 @@ class _Rewriter(ast.NodeTransformer):
 
     def visit_Call(self, node: ast.Call) -> ast.expr:
         if not self._shadowed(node.func):
-            callee = self.interpreter.resolve_program(node.func)
+            callee = self._named_program(node.func)
+            if callee is None and self.interpreter.is_own_call(node.func):
+                raise self._refuse("a method is called without `await`", "write `await self.method(...)`", node)
             if callee is not None:
                 raise self._refuse(
                     f"{describe(callee)} is called inside another expression",
                     "await its call first: `result = await self.module(x)`",
                     node,
                 )
-            target = free_name(self.interpreter, node.func)
-            word = getattr(target, "__name__", "")
-            if target is not MISSING and word in _REFUSED and _standard(target):
+            target = free_name(self.interpreter.body, node.func, self.interpreter.names)
+            word = name_of(target)
+            if word in _REFUSED and is_standard(target):
                 what, remedy = _REFUSED[word]
                 raise self._refuse(f"{word} {what}", remedy, node)
+            if is_asynchronous(target) and self.outer is None:
+                raise self._refuse(f"{word} is called without `await`", f"write `await {word}(...)`", node)
             reason = ambient(target)
             if reason is not None:
                 raise self._refuse(f"it reads {reason}", "read it before the program is called, and pass it in", node)
         if isinstance(node.func, ast.Attribute) and node.func.attr in _MUTATORS:
             raise self._refuse(
-                f".{node.func.attr}() changes a value in place", "make a new value instead of changing one", node
+                f".{node.func.attr}() changes a value in place",
+                "make a new value instead of changing one: `[*xs, x]`, `sorted(xs)`, `{**table, key: value}`",
+                node,
             )
         return self.generic_visit(node)  # pyright: ignore[reportReturnType]
 
@@ -287,9 +285,12 @@ class _Rewriter(ast.NodeTransformer):
         if self._bound or self._maybe:
             place = "a comprehension" if self._bound else "a part that is evaluated on a condition only"
             raise self._refuse(
-                f"an await inside {place}", "await each call in a statement of its own, or with asyncio.gather", node
+                f"an await inside {place}",
+                "await each call in a statement of its own, or with asyncio.gather; on a condition, write "
+                "`await self.a(x) if test else None` in a statement of its own",
+                node,
             )
-        return self._hold(self.interpreter.awaited(node), node)
+        return self._hold(self.interpreter.value(node), node)
 
     def visit_NamedExpr(self, node: ast.NamedExpr) -> ast.expr:
         raise self._refuse("an assignment inside an expression (`:=`)", "assign in a statement of its own", node)
@@ -306,7 +307,14 @@ class _Rewriter(ast.NodeTransformer):
         self._maybe -= 1
         return result
 
+    @property
+    def _once(self) -> bool:
+        """Whether what is visited is evaluated exactly once, so that calls in it can become nodes before it."""
+        return not self._bound and not self._maybe
+
     def visit_IfExp(self, node: ast.IfExp) -> ast.expr:
+        if self._once and (holds_await(node.body) or holds_await(node.orelse)):
+            return self._hold(self.interpreter.value(node), node)
         node.test = self.visit(node.test)
         node.body, node.orelse = self._conditionally(node.body), self._conditionally(node.orelse)
         return node
@@ -332,6 +340,8 @@ class _Rewriter(ast.NodeTransformer):
         return node
 
     def _comprehension(self, node: ast.ListComp | ast.SetComp | ast.GeneratorExp | ast.DictComp) -> ast.expr:
+        if not isinstance(node, ast.GeneratorExp) and self._once and awaits_inside(node):
+            return self._hold(self.interpreter.value(node), node)
         first = node.generators[0]
         first.iter = self.visit(first.iter)
         targets = [name for item in node.generators for name in ast.walk(item.target) if isinstance(name, ast.Name)]
@@ -350,9 +360,3 @@ class _Rewriter(ast.NodeTransformer):
         return node
 
     visit_ListComp = visit_SetComp = visit_GeneratorExp = visit_DictComp = _comprehension
-
-
-def _standard(target: object) -> bool:
-    return isinstance(target, FunctionType | BuiltinFunctionType | type) and str(
-        getattr(target, "__module__", "")
-    ).split(".")[0] in ("builtins", "asyncio")

@@ -12,11 +12,11 @@ import linecache
 import os
 from dataclasses import dataclass
 from types import CodeType, FunctionType
-from typing import Final
+from typing import Final, cast
 
 from dspex.compiler.ir.nodes import Location
 
-__all__ = ["Body", "Unsupported", "location_of", "read_body"]
+__all__ = ["Body", "Unsupported", "compiled_code", "location_of", "read_body"]
 
 _UNPARSED = "write the body as an `async def __call__` in a file, or accept that it runs as plain Python"
 
@@ -52,6 +52,12 @@ class Body:
         """Name of the class that defines the function."""
         parts = self.function.__qualname__.split(".")
         return parts[-2] if len(parts) > 1 else ""
+
+    @property
+    def names(self) -> dict[str, object]:
+        """The global names around the function."""
+        # As an attribute of a class a function would be taken for a method.
+        return cast("FunctionType", self.function).__globals__
 
     def location(self, node: ast.AST) -> Location:
         return Location(self.file, getattr(node, "lineno", self.tree.lineno))
@@ -136,13 +142,33 @@ def _same(tree: ast.AsyncFunctionDef | ast.FunctionDef, function: FunctionType) 
     """Whether `tree` is what `function` was compiled from, as far as names and constants tell."""
     code = function.__code__
     owner = function.__qualname__.split(".")[-2:-1]
+    again = _code(_compiled(tree, owner[0] if owner else "", code), code.co_name)
+    return again is not None and _shape(again) == _shape(code)
+
+
+def compiled_code(body: Body, tree: ast.stmt, path: tuple[str, ...]) -> CodeType:
+    """Code of a definition compiled as if it stood in the place of `body`: private names mean what they mean there.
+
+    Args:
+        body: The function in whose class and file `tree` belongs.
+        tree: A function's definition.
+        path: Names of the code objects that lead to the one wanted, from the outside.
+    """
+    found = _compiled(tree, body.owner, body.function.__code__)
+    if body.owner and body.owner != "<locals>":
+        path = (body.owner, *path)
+    for name in path:
+        found = next(item for item in found.co_consts if isinstance(item, CodeType) and item.co_name == name)
+    return found
+
+
+def _compiled(tree: ast.stmt, owner: str, like: CodeType) -> CodeType:
     alone: ast.stmt = tree
-    if owner and owner[0] != "<locals>":
-        alone = ast.ClassDef(owner[0], [], [], [tree], [])  # pyright: ignore[reportCallIssue]
+    if owner and owner != "<locals>":
+        alone = ast.ClassDef(owner, [], [], [tree], [])  # pyright: ignore[reportCallIssue]
         ast.copy_location(alone, tree)
     module = ast.fix_missing_locations(ast.Module([alone], []))
-    again = _code(compile(module, code.co_filename, "exec", code.co_flags & _FUTURE, True), code.co_name)
-    return again is not None and _shape(again) == _shape(code)
+    return compile(module, like.co_filename, "exec", like.co_flags & _FUTURE, True)
 
 
 def _code(outer: CodeType, name: str) -> CodeType | None:

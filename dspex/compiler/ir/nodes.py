@@ -1,8 +1,11 @@
 """The graph IR: immutable nodes with typed edges.
 
-A graph is one region: nodes in source order, then its output. `select`, `cond`, `map` and `call`
-hold regions of their own, which see the values around them. Nodes are numbered in the order in
-which they are read (`canonical`), so that equal programs give equal graphs.
+A graph is one region: nodes in source order, then its output. `select`, `cond`, `map`, `fallback`,
+`race`, `together` and `call` hold regions of their own, which see the values around them. Nodes are numbered in
+the order in which they are read (`canonical`), so that equal programs give equal graphs.
+
+Nodes are ordered by the values that they read. `after` names nodes of the same region that have to
+end first although their value is not read: those that act on the world keep their order by it.
 """
 
 from __future__ import annotations
@@ -10,17 +13,22 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal, TypeAlias
+from itertools import chain
+from typing import ClassVar, Final, Literal, TypeAlias
 
 from dspex.compiler.ir.types import Type
 
 __all__ = [
+    "MAX_DEPTH",
     "Argument",
+    "Attempt",
+    "AttemptForm",
     "Attribute",
     "Branch",
     "Call",
     "Cond",
     "Constant",
+    "Estimate",
     "Graph",
     "Input",
     "Join",
@@ -47,7 +55,11 @@ __all__ = [
     "walk",
 ]
 
-JoinForm = Literal["record", "copy", "tuple", "list", "dict"]
+MAX_DEPTH: Final = 64
+"""How deep regions may be nested; everything that walks a graph recursively relies on it."""
+
+JoinForm = Literal["record", "copy", "tuple", "list", "dict", "vote"]
+AttemptForm = Literal["fallback", "race", "together"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +131,14 @@ class Setting:
 
 
 @dataclass(frozen=True, slots=True)
+class Estimate:
+    """Tokens of one call: each a range, from lowest to highest; None where nothing bounds it."""
+
+    input: tuple[int, int | None]
+    output: tuple[int, int | None]
+
+
+@dataclass(frozen=True, slots=True)
 class Region:
     """Nodes in source order and what they give."""
 
@@ -128,7 +148,7 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """One named implementation of a `select`."""
+    """One named region of a `select`, or one way of a `fallback`, `race` or `together`."""
 
     name: str
     body: Region
@@ -146,7 +166,14 @@ class Input:
 
 @dataclass(frozen=True, slots=True)
 class Lm:
-    """One call of a language model through the module at `module`."""
+    """One call of a language model through the module at `module`.
+
+    Attributes:
+        scope: Path of the program whose Variables the instruction's placeholders name.
+        prefix: The sections of the prompt, in order, that are the same at every call: ``instruction``, ``demos``
+            and the names of leading input fields. None before the layout pass.
+        estimate: Tokens of one call. None before the estimate pass.
+    """
 
     kind: ClassVar[str] = "lm"
     id: int
@@ -155,6 +182,10 @@ class Lm:
     type: Type
     args: tuple[Argument, ...]
     settings: tuple[Setting, ...] = ()
+    scope: str = ""
+    prefix: tuple[str, ...] | None = None
+    estimate: Estimate | None = None
+    after: tuple[int, ...] = ()
     loc: Location | None = field(default=None, compare=False)
 
 
@@ -167,6 +198,7 @@ class Select:
     variable: str
     branches: tuple[Branch, ...]
     type: Type
+    after: tuple[int, ...] = ()
     loc: Location | None = field(default=None, compare=False)
 
 
@@ -180,18 +212,25 @@ class Cond:
     then: Region
     otherwise: Region
     type: Type
+    after: tuple[int, ...] = ()
     loc: Location | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Map:
-    """A region, once for each item of a list; its `input` is the item."""
+    """A region, once for each item of a list; its `input` is the item.
+
+    Attributes:
+        ordered: Items are worked on one after another, because the region acts on the world.
+    """
 
     kind: ClassVar[str] = "map"
     id: int
     over: Value
     body: Region
     type: Type
+    ordered: bool = False
+    after: tuple[int, ...] = ()
     loc: Location | None = field(default=None, compare=False)
 
 
@@ -218,18 +257,31 @@ class Python:
     awaits: bool = False
     pure: bool = False
     uses: tuple[str, ...] = ()
+    after: tuple[int, ...] = ()
     loc: Location | None = field(default=None, compare=False)
+
+    @property
+    def key(self) -> str:
+        """Under what its callable is kept: `target`, for an expression with the expression and its source's hash."""
+        return self.target if self.expr is None else f"{self.target} {self.source} {self.expr}"
 
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """One call of a tool by name."""
+    """One call of a tool.
+
+    Attributes:
+        name: The tool's name, as a model would call it.
+        target: ``module:qualname`` of its function.
+    """
 
     kind: ClassVar[str] = "tool"
     id: int
     name: str
+    target: str
     args: tuple[Argument, ...]
     type: Type
+    after: tuple[int, ...] = ()
     loc: Location | None = field(default=None, compare=False)
 
 
@@ -238,7 +290,8 @@ class Join:
     """Values brought together.
 
     Attributes:
-        form: ``record`` constructs a schema, ``copy`` updates one, the others are containers.
+        form: ``record`` constructs a schema, ``copy`` updates one, ``vote`` is the commonest of its values (by the
+            field named ``by`` when it is given; the first of equally common ones), the others are containers.
     """
 
     kind: ClassVar[str] = "join"
@@ -246,6 +299,26 @@ class Join:
     form: JoinForm
     args: tuple[Argument, ...]
     type: Type
+    after: tuple[int, ...] = ()
+    loc: Location | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """Several ways to one value, or to a list of values.
+
+    Attributes:
+        form: ``fallback`` tries the branches in order until one does not fail, ``race`` runs all and takes the first
+            that does not fail, ``together`` runs all and takes the list of their values. Branches of a ``together``
+            may act at the same time; each keeps an order of its own.
+    """
+
+    kind: ClassVar[str] = "attempt"
+    id: int
+    form: AttemptForm
+    branches: tuple[Branch, ...]
+    type: Type
+    after: tuple[int, ...] = ()
     loc: Location | None = field(default=None, compare=False)
 
 
@@ -260,6 +333,7 @@ class Call:
     type: Type
     args: tuple[Argument, ...]
     body: Region
+    after: tuple[int, ...] = ()
     loc: Location | None = field(default=None, compare=False)
 
 
@@ -287,10 +361,11 @@ class Opaque:
     uses: tuple[str, ...] = ()
     reason: str = ""
     remedy: str = ""
+    after: tuple[int, ...] = ()
     loc: Location | None = field(default=None, compare=False)
 
 
-Node: TypeAlias = Input | Lm | Select | Cond | Map | Python | Tool | Join | Call | Opaque
+Node: TypeAlias = Input | Lm | Select | Cond | Map | Python | Tool | Join | Attempt | Call | Opaque
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,17 +377,27 @@ class Graph:
         input: Type of its input.
         output: Type of its output.
         body: Its nodes, in canonical numbering.
+        params: The Variables that are rows of the parameter table, in the order of the rows; empty before the
+            order pass.
+        computed: The Variables that follow from others and have no row, each after those that it depends on.
     """
 
     name: str
     input: Type
     output: Type
     body: Region
+    params: tuple[str, ...] = ()
+    computed: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         from dspex.compiler.ir.printer import print_graph
 
         return print_graph(self)
+
+    def _repr_html_(self) -> str:
+        from dspex.compiler.view.page import graph_fragment
+
+        return graph_fragment(self)
 
     @property
     def nodes(self) -> tuple[Node, ...]:
@@ -349,7 +434,7 @@ def _encodable(text: str) -> bool:
 def operands(node: Node) -> tuple[Value, ...]:
     """The values that `node` itself reads, without those inside its regions."""
     match node:
-        case Input() | Select():
+        case Input() | Select() | Attempt():
             return ()
         case Lm():
             return (*(a.value for a in node.args), *(s.value for s in node.settings))
@@ -364,7 +449,7 @@ def operands(node: Node) -> tuple[Value, ...]:
 def regions(node: Node) -> tuple[Region, ...]:
     """The regions that `node` holds."""
     match node:
-        case Select():
+        case Select() | Attempt():
             return tuple(branch.body for branch in node.branches)
         case Cond():
             return (node.then, node.otherwise)
@@ -376,10 +461,16 @@ def regions(node: Node) -> tuple[Region, ...]:
 
 def walk(region: Region) -> Iterator[Node]:
     """Every node of `region`, each before the nodes of its own regions."""
-    for node in region.nodes:
-        yield node
-        for inner in regions(node):
-            yield from walk(inner)
+    levels = [iter(region.nodes)]
+    while levels:
+        for node in levels[-1]:
+            yield node
+            inner = regions(node)
+            if inner:
+                levels.append(chain.from_iterable(item.nodes for item in inner))
+                break
+        else:
+            levels.pop()
 
 
 def variables_of(node: Node) -> tuple[str, ...]:
@@ -401,22 +492,26 @@ def rebuilt(
     def arguments(args: tuple[Argument, ...]) -> tuple[Argument, ...]:
         return tuple(Argument(a.name, value(a.value)) for a in args)
 
+    if isinstance(node, Input):
+        return replace(node, id=at)
+    earlier = (value(Ref(number)) for number in node.after)
+    after = tuple(item.node for item in earlier if isinstance(item, Ref))
     match node:
-        case Input():
-            return replace(node, id=at)
         case Lm():
             settings = tuple(Setting(s.name, value(s.value)) for s in node.settings)
-            return replace(node, id=at, args=arguments(node.args), settings=settings)
-        case Select():
-            return replace(node, id=at, branches=tuple(Branch(b.name, region(b.body)) for b in node.branches))
+            return replace(node, id=at, args=arguments(node.args), settings=settings, after=after)
+        case Select() | Attempt():
+            branches = tuple(Branch(b.name, region(b.body)) for b in node.branches)
+            return replace(node, id=at, branches=branches, after=after)
         case Cond():
-            return replace(node, id=at, test=value(node.test), then=region(node.then), otherwise=region(node.otherwise))
+            then, otherwise = region(node.then), region(node.otherwise)
+            return replace(node, id=at, test=value(node.test), then=then, otherwise=otherwise, after=after)
         case Map():
-            return replace(node, id=at, over=value(node.over), body=region(node.body))
+            return replace(node, id=at, over=value(node.over), body=region(node.body), after=after)
         case Call():
-            return replace(node, id=at, args=arguments(node.args), body=region(node.body))
+            return replace(node, id=at, args=arguments(node.args), body=region(node.body), after=after)
         case Python() | Tool() | Join() | Opaque():
-            return replace(node, id=at, args=arguments(node.args))
+            return replace(node, id=at, args=arguments(node.args), after=after)
 
 
 def canonical(graph: Graph) -> Graph:
@@ -430,4 +525,4 @@ def canonical(graph: Graph) -> Graph:
         nodes = tuple(rebuilt(node, value, region, numbers[node.id]) for node in item.nodes)
         return Region(nodes, value(item.output))
 
-    return Graph(graph.name, graph.input, graph.output, region(graph.body))
+    return replace(graph, body=region(graph.body))

@@ -1,25 +1,31 @@
 """Reads the canonical text of a graph: ``parse(print_graph(g)) == g``.
 
-Numbers in the text are names: any numbering is read, and the graph is numbered canonically.
+Numbers in the text are names: any numbering is read, and the graph is numbered canonically. Any text gives a graph or
+DX2080, in time linear in its length. The text of the first version, which has fewer words, is read as well.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final, NoReturn, cast
 
 from dspex.compiler.ir.nodes import (
+    MAX_DEPTH,
     Argument,
+    Attempt,
+    AttemptForm,
     Attribute,
     Branch,
     Call,
     Cond,
     Constant,
+    Estimate,
     Graph,
     Input,
     Join,
+    JoinForm,
     Lm,
     Location,
     Map,
@@ -53,23 +59,24 @@ _TOKEN: Final = re.compile(
     | (?P<number>-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)
     | (?P<target>[^\W\d][\w.]*:[^\W\d<][\w.<>]*)
     | (?P<name>{_NAME})
-    | (?P<mark>->|\.\.\.|[{{}}()\[\],:=|?])
+    | (?P<mark>->|\.\.\.?|[{{}}()\[\],:=|?])
     """,
     re.VERBOSE,
 )
 _STEP: Final = re.compile(r"\.(\w+)|\[(\d+)\]")
-_LOCATION: Final = re.compile(r"#\s*(?:opaque, )?(.+):(\d+)\s*$")
-_MAX_DEPTH: Final = 64
 _MAX_DIGITS: Final = 9
 _MAX_INTEGER: Final = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class _Token:
-    kind: str
-    text: str
-    line: int
-    column: int
+_MAX_SHOWN: Final = 60
+_FORMS: Final[dict[str, JoinForm]] = {form: form for form in ("record", "copy", "tuple", "list", "dict", "vote")}
+_KINDS: Final = {
+    "ref": "a node such as %1",
+    "variable": "a Variable such as $k",
+    "attribute": "a path such as @solver.cot",
+    "string": "a string",
+    "number": "a number",
+    "target": "a function such as bot:search",
+    "name": "a name",
+}
 
 
 def parse(text: str) -> Graph:
@@ -83,34 +90,51 @@ def parse(text: str) -> Graph:
 
 class _Parser:
     def __init__(self, text: str) -> None:
-        self._tokens: list[_Token] = []
+        self._text = text
+        # The tokens in parallel lists, which are several times faster to fill than a list of objects.
+        self._kinds: list[str] = []
+        self._words: list[str] = []
+        self._starts: list[int] = []
+        self._lines: list[int] = []
         self._locations: dict[int, Location] = {}
         self._at = 0
         self._implicit = -1
+        self._blocks = 0
         self._depth = 0
         self._defined: set[int] = set()
-        self._read: dict[int, _Token] = {}
-        line, start, position = 1, 0, 0
-        while position < len(text):
-            match = _TOKEN.match(text, position)
-            if match is None:
-                self._refuse(f"unexpected {text[position]!r}", line, position - start + 1)
-            kind, word = match.lastgroup or "", match.group()
-            if kind == "comment":
-                found = _LOCATION.match(word)
-                if found and len(found[2]) <= _MAX_DIGITS:
-                    self._locations[line] = Location(found[1], int(found[2]))
-            elif kind != "space":
-                self._tokens.append(_Token(kind, word, line, position - start + 1))
-            breaks = word.count("\n")
-            if breaks:
-                line += breaks
-                start = position + word.rindex("\n") + 1
-            position = match.end()
-        # Two, because the parser looks one token ahead.
-        self._tokens += [_Token("end", "", line, position - start + 1)] * 2
+        self._read: dict[int, int] = {}
+        self._split()
 
-    def _refuse(self, what: str, line: int, column: int) -> NoReturn:
+    def _split(self) -> None:
+        text, line, position = self._text, 0, 0
+        while (match := _TOKEN.match(text, position)) is not None:
+            kind, word = match.lastgroup or "", match.group()
+            if kind == "space":
+                line += word.count("\n")
+            elif kind == "comment":
+                self._location(line, word)
+            else:
+                self._kinds.append(kind)
+                self._words.append(word)
+                self._starts.append(position)
+                self._lines.append(line)
+            position = match.end()
+        if position < len(text):
+            self._refuse(f"unexpected {text[position]!r}", position)
+        # Two, because the parser looks one token ahead.
+        self._kinds += ["end"] * 2
+        self._words += [""] * 2
+        self._starts += [position] * 2
+        self._lines += [line] * 2
+
+    def _location(self, line: int, comment: str) -> None:
+        file, _, number = comment[1:].strip().removeprefix("opaque, ").rpartition(":")
+        if file and number.isdecimal() and len(number) <= _MAX_DIGITS:
+            self._locations[line] = Location(file, int(number))
+
+    def _refuse(self, what: str, start: int) -> NoReturn:
+        line = self._text.count("\n", 0, start) + 1
+        column = start - self._text.rfind("\n", 0, start)
         raise CompileError(
             "DX2080",
             f"the graph's text cannot be read: {what}",
@@ -118,61 +142,63 @@ class _Parser:
             fix="correct the text; `print(compiled.graph)` shows the form",
         )
 
-    def _fail(self, expected: str) -> NoReturn:
-        token = self._tokens[self._at]
-        found = repr(token.text) if token.text else "the end"
-        self._refuse(f"{expected} expected, found {found}", token.line, token.column)
+    def _fail(self, expected: str, at: int | None = None) -> NoReturn:
+        """Refuses the token at `at`, the next one when it is left out."""
+        at = self._at if at is None else at
+        self._refuse(f"{expected} expected, found {_shown(self._words[at]) or 'the end'}", self._starts[at])
 
     def _peek(self, text: str) -> bool:
-        token = self._tokens[self._at]
-        return token.text == text and token.kind != "string"
+        return self._words[self._at] == text
 
     def _accept(self, text: str) -> bool:
-        if self._peek(text):
+        if self._words[self._at] == text:
             self._at += 1
             return True
         return False
 
     def _expect(self, text: str) -> None:
-        if not self._accept(text):
+        if self._words[self._at] != text:
             self._fail(f"{text!r}")
+        self._at += 1
 
     def _take(self, *kinds: str) -> str:
-        token = self._tokens[self._at]
-        if token.kind not in kinds:
-            self._fail(" or ".join(kinds))
-        self._at += 1
-        return token.text
+        at = self._at
+        if self._kinds[at] not in kinds:
+            self._fail(" or ".join(_KINDS[kind] for kind in kinds))
+        self._at = at + 1
+        return self._words[at]
 
     def _string(self) -> str:
-        token = self._tokens[self._at]
-        return self._unquoted(self._take("string"), token)
+        return self._unquoted(self._take("string"))
 
-    def _unquoted(self, text: str, token: _Token) -> str:
+    def _unquoted(self, text: str) -> str:
+        """What the token just taken says, whose text without its sign is `text`."""
         if not text.startswith('"'):
             return text
         try:
-            value = cast("object", json.loads(text))
+            return str(json.loads(text))
         except ValueError:
-            self._refuse(f"{text} is not a string", token.line, token.column)
-        return str(value)
+            self._refuse(f"{_shown(text)} is not a string", self._starts[self._at - 1])
 
     def _name(self) -> str:
-        token = self._tokens[self._at]
-        return self._unquoted(self._take("name", "string"), token)
+        return self._unquoted(self._take("name", "string"))
 
     def _sigil(self, kind: str) -> str:
-        token = self._tokens[self._at]
-        return self._unquoted(self._take(kind)[1:], token)
+        return self._unquoted(self._take(kind)[1:])
 
     def _target(self) -> str:
-        token = self._tokens[self._at]
-        return self._unquoted(self._take("target", "string"), token)
+        return self._unquoted(self._take("target", "string"))
+
+    def _block_deeper(self) -> None:
+        self._blocks += 1
+        if self._blocks > MAX_DEPTH:
+            self._fail(f"at most {MAX_DEPTH} nested regions")
 
     def _deeper(self) -> None:
+        """One step into a constant or a type."""
         self._depth += 1
-        if self._depth > _MAX_DEPTH:
-            self._fail(f"nesting of at most {_MAX_DEPTH}")
+        if self._depth > MAX_DEPTH:
+            self._fail(f"nesting of at most {MAX_DEPTH}")
 
     def graph(self) -> Graph:
         self._expect("program")
@@ -181,47 +207,73 @@ class _Parser:
         given = self._type()
         self._expect("->")
         result = self._type()
-        body = self._block()
-        if self._tokens[self._at].kind != "end":
+        self._block_deeper()
+        self._expect("{")
+        params = self._names("variable") if self._accept("params") else ()
+        computed = self._names("variable") if self._accept("computed") else ()
+        body = self._region()
+        if self._kinds[self._at] != "end":
             self._fail("the end")
-        for number, token in self._read.items():
+        for number, at in self._read.items():
             if number not in self._defined:
-                self._refuse(f"%{number} is nowhere defined", token.line, token.column)
-        return canonical(Graph(name, given, result, body))
+                self._refuse(f"%{number} is nowhere defined", self._starts[at])
+        return canonical(Graph(name, given, result, body, params, computed))
 
     def _numbered(self, number: int) -> int:
         if number in self._defined:
-            self._at -= 1
-            self._fail(f"a number other than %{number}, which is taken")
+            self._fail(f"a number other than %{number}, which is taken", self._at - 1)
         self._defined.add(number)
         return number
 
+    def _number(self) -> int:
+        """A node's number, without a path."""
+        found = self._ref()
+        if found.path:
+            self._fail("a node number without a path", self._at - 1)
+        return found.node
+
     def _block(self) -> Region:
-        self._deeper()
+        self._block_deeper()
         self._expect("{")
+        region = self._region()
+        self._blocks -= 1
+        return region
+
+    def _region(self) -> Region:
         nodes: list[Node] = []
         while not self._accept("output"):
-            number = self._ref()
-            if number.path:
-                self._at -= 1
-                self._fail("a node number without a path")
+            if self._kinds[self._at] != "ref":
+                self._fail("a node such as %1 or 'output'")
+            number = self._numbered(self._number())
             self._expect("=")
-            nodes.append(self._operation(self._numbered(number.node)))
+            nodes.append(self._operation(number))
         output = self._value()
         self._expect("}")
-        self._depth -= 1
         return Region(tuple(nodes), output)
 
     def _operation(self, number: int) -> Node:
         # The operation starts on the line of its number, and the location stands on that line.
-        line = self._tokens[self._at].line
+        line = self._lines[self._at]
+        after = self._after() if self._accept("after") else ()
+        at = self._at
         word = self._take("name")
         reader = _READERS.get(word)
-        if reader is None:
-            self._at -= 1
-            self._fail(f"one of {', '.join(_READERS)}")
+        if reader is None or (after and word == "input"):
+            self._fail(f"one of {', '.join(_READERS)}", at)
         node = reader(self, number)
-        return replace(node, loc=self._locations.get(line))
+        loc = self._locations.get(line)
+        if isinstance(node, Input):
+            return node if loc is None else replace(node, loc=loc)
+        return node if loc is None and not after else replace(node, loc=loc, after=after)
+
+    def _after(self) -> tuple[int, ...]:
+        numbers: list[int] = []
+        while True:
+            at = self._at
+            numbers.append(self._number())
+            self._read.setdefault(numbers[-1], at)
+            if not self._accept(","):
+                return tuple(numbers)
 
     def _input(self, number: int) -> Node:
         self._expect(":")
@@ -230,15 +282,54 @@ class _Parser:
     def _lm(self, number: int) -> Node:
         given, result, args = self._signature()
         module = self._path()
+        scope = ""
+        if self._peek("scope") and self._kinds[self._at + 1] == "attribute":
+            self._at += 1
+            scope = self._path()
         settings: list[Setting] = []
-        while self._tokens[self._at].kind in ("name", "string") and self._tokens[self._at + 1].text == "=":
+        while self._kinds[self._at] in ("name", "string") and self._words[self._at + 1] == "=":
             name = self._name()
             self._expect("=")
             settings.append(Setting(name, self._value()))
-        return Lm(number, module, given, result, args, tuple(settings))
+        prefix = self._bracketed("name", "string") if self._accept("prefix") else None
+        estimate = None
+        if self._accept("estimate"):
+            given_tokens = self._range()
+            self._expect("->")
+            estimate = Estimate(given_tokens, self._range())
+        return Lm(number, module, given, result, args, tuple(settings), scope, prefix, estimate)
+
+    def _range(self) -> tuple[int, int | None]:
+        low = self._count()
+        self._expect("..")
+        return low, self._count() if self._kinds[self._at] == "number" else None
+
+    def _count(self) -> int:
+        text = self._take("number")
+        if not text.isdecimal() or len(text) > _MAX_DIGITS:
+            self._fail(f"a count of at most {_MAX_DIGITS} digits", self._at - 1)
+        return int(text)
 
     def _select(self, number: int) -> Node:
         variable = self._sigil("variable")
+        branches = self._branches()
+        return Select(number, variable, branches, self._type())
+
+    def _attempt(self, form: AttemptForm, number: int) -> Node:
+        branches = self._branches()
+        return Attempt(number, form, branches, self._type())
+
+    def _fallback(self, number: int) -> Node:
+        return self._attempt("fallback", number)
+
+    def _race(self, number: int) -> Node:
+        return self._attempt("race", number)
+
+    def _together(self, number: int) -> Node:
+        return self._attempt("together", number)
+
+    def _branches(self) -> tuple[Branch, ...]:
+        """Branches in braces, and the colon before the type."""
         self._expect("{")
         branches: list[Branch] = []
         while not self._accept("}"):
@@ -247,14 +338,14 @@ class _Parser:
             if self._peek("{"):
                 branches.append(Branch(name, self._block()))
                 continue
-            self._deeper()
+            self._block_deeper()
             inner = self._implicit
             self._implicit -= 1
             node = self._operation(inner)
-            self._depth -= 1
+            self._blocks -= 1
             branches.append(Branch(name, Region((node,), Ref(inner))))
         self._expect(":")
-        return Select(number, variable, tuple(branches), self._type())
+        return tuple(branches)
 
     def _cond(self, number: int) -> Node:
         test = self._value()
@@ -265,30 +356,33 @@ class _Parser:
         return Cond(number, test, then, otherwise, self._type())
 
     def _map(self, number: int) -> Node:
+        ordered = self._accept("ordered")
         over = self._value()
         body = self._block()
         self._expect(":")
-        return Map(number, over, body, self._type())
+        return Map(number, over, body, self._type(), ordered)
 
     def _python(self, number: int) -> Node:
         awaits, pure = self._accept("await"), self._accept("pure")
         target, args = self._target(), self._arguments()
         expr = self._string() if self._accept("expr") else None
         source = self._string() if self._accept("source") else None
-        uses = self._variables() if self._accept("uses") else ()
+        uses = self._bracketed("variable") if self._accept("uses") else ()
         self._expect(":")
         return Python(number, target, args, self._type(), expr, source, awaits, pure, uses)
 
     def _tool(self, number: int) -> Node:
-        name, args = self._name(), self._arguments()
+        name = self._name()
+        target = "" if self._peek("(") else self._target()
+        args = self._arguments()
         self._expect(":")
-        return Tool(number, name, args, self._type())
+        return Tool(number, name, target, args, self._type())
 
     def _join(self, number: int) -> Node:
-        form = self._take("name")
-        if form not in ("record", "copy", "tuple", "list", "dict"):
-            self._at -= 1
-            self._fail("record, copy, tuple, list or dict")
+        form = _FORMS.get(self._words[self._at])
+        if form is None:
+            self._fail(f"one of {', '.join(_FORMS)}")
+        self._at += 1
         args = self._arguments()
         self._expect(":")
         return Join(number, form, args, self._type())
@@ -302,17 +396,11 @@ class _Parser:
         target = self._target()
         given, result, args = self._signature()
         program = self._path()
-        owns: list[str] = []
-        if self._accept("owns"):
-            self._expect("[")
-            while not self._accept("]"):
-                owns.append(self._name())
-                if not self._peek("]"):
-                    self._expect(",")
-        uses = self._variables() if self._accept("uses") else ()
+        owns = self._bracketed("name", "string") if self._accept("owns") else ()
+        uses = self._bracketed("variable") if self._accept("uses") else ()
         reason = self._string() if self._accept("because") else ""
         remedy = self._string() if self._accept("remedy") else ""
-        return Opaque(number, target, program, given, result, args, tuple(owns), uses, reason, remedy)
+        return Opaque(number, target, program, given, result, args, owns, uses, reason, remedy)
 
     def _signature(self) -> tuple[Type, Type, tuple[Argument, ...]]:
         given = self._type()
@@ -321,23 +409,30 @@ class _Parser:
         return given, result, self._arguments()
 
     def _path(self) -> str:
-        return self._sigil("attribute") if self._tokens[self._at].kind == "attribute" else ""
+        return self._sigil("attribute") if self._kinds[self._at] == "attribute" else ""
 
-    def _variables(self) -> tuple[str, ...]:
-        self._expect("[")
+    def _names(self, *kinds: str) -> tuple[str, ...]:
+        """Names between commas; those of Variables without their sign."""
         names: list[str] = []
-        while not self._accept("]"):
-            names.append(self._sigil("variable"))
-            if not self._peek("]"):
-                self._expect(",")
-        return tuple(names)
+        while True:
+            text = self._take(*kinds)
+            names.append(self._unquoted(text[1:] if text.startswith("$") else text))
+            if not self._accept(","):
+                return tuple(names)
+
+    def _bracketed(self, *kinds: str) -> tuple[str, ...]:
+        self._expect("[")
+        if self._accept("]"):
+            return ()
+        names = self._names(*kinds)
+        self._expect("]")
+        return names
 
     def _arguments(self) -> tuple[Argument, ...]:
         self._expect("(")
         args: list[Argument] = []
         while not self._accept(")"):
-            token, after = self._tokens[self._at], self._tokens[self._at + 1]
-            if token.kind in ("name", "string") and after.text == "=" and after.kind == "mark":
+            if self._words[self._at + 1] == "=" and self._kinds[self._at] in ("name", "string"):
                 name = self._name()
                 self._expect("=")
                 args.append(Argument(name, self._value()))
@@ -349,24 +444,27 @@ class _Parser:
 
     def _ref(self) -> Ref:
         text = self._take("ref")
-        head = re.match(r"%(\d+)", text)
-        if head is None or len(head[1]) > _MAX_DIGITS:
-            self._at -= 1
-            self._fail("a node number")
+        end = 1
+        while end < len(text) and text[end] not in ".[":
+            end += 1
+        if end > _MAX_DIGITS + 1:
+            self._fail("a node number", self._at - 1)
+        if end == len(text):
+            return Ref(int(text[1:]))
         path: list[str | int] = []
-        for field, item in cast("list[tuple[str, str]]", _STEP.findall(text, head.end())):
+        for field, item in cast("list[tuple[str, str]]", _STEP.findall(text, end)):
             if len(item) > _MAX_DIGITS:
-                self._at -= 1
-                self._fail("a smaller index")
+                self._fail("a smaller index", self._at - 1)
             path.append(field or int(item))
-        return Ref(int(head[1]), tuple(path))
+        return Ref(int(text[1:end]), tuple(path))
 
     def _value(self) -> Value:
-        token = self._tokens[self._at]
-        match token.kind:
+        at = self._at
+        text = self._words[at]
+        match self._kinds[at]:
             case "ref":
                 found = self._ref()
-                self._read.setdefault(found.node, token)
+                self._read.setdefault(found.node, at)
                 return found
             case "variable":
                 return Variable(self._sigil("variable"))
@@ -376,21 +474,24 @@ class _Parser:
                 return Constant.of(self._string())
             case "number":
                 self._at += 1
-                if "." not in token.text and "e" not in token.text.lower():
-                    if len(token.text) > _MAX_INTEGER:
-                        self._refuse("the integer is too long", token.line, token.column)
-                    return Constant.of(int(token.text))
-                number = float(token.text)
-                if number in (float("inf"), float("-inf")):
-                    self._refuse(f"{token.text} is out of range", token.line, token.column)
-                return Constant.of(number)
-            case "name" if token.text in ("true", "false", "null"):
+                return Constant.of(self._numeral(text, at))
+            case "name" if text in ("true", "false", "null"):
                 self._at += 1
-                return Constant(token.text)
-            case "mark" if token.text in ("[", "{"):
+                return Constant(text)
+            case "mark" if text in ("[", "{"):
                 return Constant.of(self._json())
             case _:
                 return self._fail("a value")
+
+    def _numeral(self, text: str, at: int) -> int | float:
+        if "." not in text and "e" not in text.lower():
+            if len(text) > _MAX_INTEGER:
+                self._refuse("the integer is too long", self._starts[at])
+            return int(text)
+        number = float(text)
+        if number in (float("inf"), float("-inf")):
+            self._refuse(f"{_shown(text)} is out of range", self._starts[at])
+        return number
 
     def _json(self) -> object:
         self._deeper()
@@ -413,7 +514,7 @@ class _Parser:
         else:
             value = self._value()
             if not isinstance(value, Constant):
-                self._fail("a JSON value")
+                self._fail("a JSON value", self._at - 1)
             result = value.value
         self._depth -= 1
         return result
@@ -434,8 +535,7 @@ class _Parser:
         args: list[Type | LiteralValue] = []
         if self._accept("["):
             while not self._accept("]"):
-                token = self._tokens[self._at]
-                if token.kind in ("string", "number") or token.text in ("true", "false", "null"):
+                if self._kinds[self._at] in ("string", "number") or self._words[self._at] in ("true", "false", "null"):
                     value = self._value()
                     args.append(LiteralValue(value.text if isinstance(value, Constant) else "null"))
                 else:
@@ -444,6 +544,11 @@ class _Parser:
                     self._expect(",")
         self._depth -= 1
         return Type(name, tuple(args))
+
+
+def _shown(text: str) -> str:
+    """A token in a message; a long one is cut."""
+    return repr(text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "…") if text else ""
 
 
 # The operations by their word: one table for the parser, its error message and the documentation.
@@ -456,6 +561,9 @@ _READERS: Final = {
     "python": _Parser._python,  # pyright: ignore[reportPrivateUsage]
     "tool": _Parser._tool,  # pyright: ignore[reportPrivateUsage]
     "join": _Parser._join,  # pyright: ignore[reportPrivateUsage]
+    "fallback": _Parser._fallback,  # pyright: ignore[reportPrivateUsage]
+    "race": _Parser._race,  # pyright: ignore[reportPrivateUsage]
+    "together": _Parser._together,  # pyright: ignore[reportPrivateUsage]
     "call": _Parser._call,  # pyright: ignore[reportPrivateUsage]
     "opaque": _Parser._opaque,  # pyright: ignore[reportPrivateUsage]
 }

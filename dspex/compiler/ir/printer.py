@@ -1,17 +1,21 @@
 """The canonical text of a graph. `parser.parse` reads it back to an equal graph.
 
-Locations are comments: they are read back too, but neither equality nor the hash sees them.
+Locations are comments: they are read back too, but neither equality nor the hash sees them. The hash sees no reasons,
+remedies and estimates either.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+from dataclasses import replace
 from typing import Final
 
 from dspex.compiler.ir.nodes import (
     Argument,
+    Attempt,
     Attribute,
+    Branch,
     Call,
     Cond,
     Constant,
@@ -41,16 +45,22 @@ _COMMENT_COLUMN: Final = 72
 
 
 def print_graph(graph: Graph, *, locations: bool = True) -> str:
-    """The text of `graph`; without `locations` it depends on the meaning alone."""
+    """The text of `graph`; without `locations` it depends on the meaning alone.
+
+    Without them, reasons, remedies and estimates are left out too.
+    """
     lines = [f"program {_name(graph.name)} : {graph.input} -> {graph.output} {{"]
+    for word, names in (("params", graph.params), ("computed", graph.computed)):
+        if names:
+            lines.append(f"  {word} {', '.join(f'${_name(name)}' for name in names)}")
     _region(graph.body, "  ", lines, locations)
     lines.append("}")
     return "\n".join(lines) + "\n"
 
 
 def structural_hash(graph: Graph) -> str:
-    """SHA-256 of the text without locations, reasons or the program's own name."""
-    nameless = Graph("p", graph.input, graph.output, graph.body)
+    """SHA-256 of the text without locations, reasons, estimates or the program's own name."""
+    nameless = replace(graph, name="p")
     text = print_graph(nameless, locations=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -83,6 +93,11 @@ def _args(args: tuple[Argument, ...]) -> str:
     return f"({', '.join(parts)})"
 
 
+def _range(bounds: tuple[int, int | None]) -> str:
+    low, high = bounds
+    return f"{low}.." if high is None else f"{low}..{high}"
+
+
 def _variables(names: tuple[str, ...]) -> str:
     return f"[{', '.join(f'${_name(name)}' for name in names)}]"
 
@@ -96,17 +111,16 @@ def _region(region: Region, indent: str, lines: list[str], locations: bool) -> N
 def _statement(node: Node, head: str, indent: str, lines: list[str], locations: bool) -> None:
     at = len(lines)
     inner = indent + "  "
+    if not isinstance(node, Input) and node.after:
+        head += f"after {', '.join(f'%{number}' for number in node.after)} "
     match node:
         case Select():
             lines.append(f"{head}select ${_name(node.variable)} {{")
-            for branch in node.branches:
-                only = _only(branch.body)
-                if only is not None:
-                    _statement(only, f"{inner}{_name(branch.name)}: ", inner, lines, locations)
-                else:
-                    lines.append(f"{inner}{_name(branch.name)}: {{")
-                    _region(branch.body, inner + "  ", lines, locations)
-                    lines.append(f"{inner}}}")
+            _branches(node.branches, inner, lines, locations)
+            lines.append(f"{indent}}} : {node.type}")
+        case Attempt():
+            lines.append(f"{head}{node.form} {{")
+            _branches(node.branches, inner, lines, locations)
             lines.append(f"{indent}}} : {node.type}")
         case Cond():
             lines.append(f"{head}cond {print_value(node.test)} {{")
@@ -115,7 +129,8 @@ def _statement(node: Node, head: str, indent: str, lines: list[str], locations: 
             _region(node.otherwise, inner, lines, locations)
             lines.append(f"{indent}}} : {node.type}")
         case Map():
-            lines.append(f"{head}map {print_value(node.over)} {{")
+            ordered = "ordered " if node.ordered else ""
+            lines.append(f"{head}map {ordered}{print_value(node.over)} {{")
             _region(node.body, inner, lines, locations)
             lines.append(f"{indent}}} : {node.type}")
         case Call():
@@ -124,10 +139,21 @@ def _statement(node: Node, head: str, indent: str, lines: list[str], locations: 
             _region(node.body, inner, lines, locations)
             lines.append(f"{indent}}}")
         case _:
-            lines.append(head + _simple(node, reasons=locations))
+            lines.append(head + _simple(node, notes=locations))
     if locations and node.loc is not None:
         comment = f"# opaque, {node.loc}" if isinstance(node, Opaque) else f"# {node.loc}"
         lines[at] = f"{lines[at]:<{_COMMENT_COLUMN}}  {comment}"
+
+
+def _branches(branches: tuple[Branch, ...], indent: str, lines: list[str], locations: bool) -> None:
+    for branch in branches:
+        only = _only(branch.body)
+        if only is not None:
+            _statement(only, f"{indent}{_name(branch.name)}: ", indent, lines, locations)
+        else:
+            lines.append(f"{indent}{_name(branch.name)}: {{")
+            _region(branch.body, indent + "  ", lines, locations)
+            lines.append(f"{indent}}}")
 
 
 def _only(region: Region) -> Node | None:
@@ -137,14 +163,23 @@ def _only(region: Region) -> Node | None:
     return None
 
 
-def _simple(node: Input | Lm | Python | Tool | Join | Opaque, *, reasons: bool) -> str:
+def _simple(node: Input | Lm | Python | Tool | Join | Opaque, *, notes: bool) -> str:
     match node:
         case Input():
             return f"input : {node.type}"
         case Lm():
             settings = "".join(f" {_name(s.name)}={print_value(s.value)}" for s in node.settings)
-            path = f" @{_name(node.module)}" if node.module else ""
-            return f"lm {node.input} -> {node.type} {_args(node.args)}{path}{settings}"
+            text = f"lm {node.input} -> {node.type} {_args(node.args)}"
+            if node.module:
+                text += f" @{_name(node.module)}"
+            if node.scope:
+                text += f" scope @{_name(node.scope)}"
+            text += settings
+            if node.prefix is not None:
+                text += f" prefix [{', '.join(_name(name) for name in node.prefix)}]"
+            if notes and node.estimate is not None:
+                text += f" estimate {_range(node.estimate.input)} -> {_range(node.estimate.output)}"
+            return text
         case Python():
             words = ["python"]
             if node.awaits:
@@ -160,7 +195,8 @@ def _simple(node: Input | Lm | Python | Tool | Join | Opaque, *, reasons: bool) 
                 words += ["uses", _variables(node.uses)]
             return f"{' '.join(words)} : {node.type}"
         case Tool():
-            return f"tool {_name(node.name)} {_args(node.args)} : {node.type}"
+            target = f" {_target(node.target)}" if node.target else ""
+            return f"tool {_name(node.name)}{target} {_args(node.args)} : {node.type}"
         case Join():
             return f"join {node.form} {_args(node.args)} : {node.type}"
         case Opaque():
@@ -171,8 +207,8 @@ def _simple(node: Input | Lm | Python | Tool | Join | Opaque, *, reasons: bool) 
                 text += f" owns [{', '.join(_name(name) for name in node.owns)}]"
             if node.uses:
                 text += f" uses {_variables(node.uses)}"
-            if reasons and node.reason:
+            if notes and node.reason:
                 text += f" because {json_text(node.reason)}"
-            if reasons and node.remedy:
+            if notes and node.remedy:
                 text += f" remedy {json_text(node.remedy)}"
             return text

@@ -60,13 +60,13 @@ ELLIPSIS = Type("...")
 
 def union(members: tuple[Type, ...]) -> Type:
     """The union of `members`, flat, without repeats; a single member is itself."""
-    flat: list[Type] = []
+    flat: dict[Type, None] = {}
     for member in members:
         parts = [arg for arg in member.args if isinstance(arg, Type)] if member.name == "|" else [member]
-        flat.extend(part for part in parts if part not in flat)
-    if any(part == UNKNOWN for part in flat) or not flat:
+        flat.update(dict.fromkeys(parts))
+    if UNKNOWN in flat or not flat:
         return UNKNOWN
-    return flat[0] if len(flat) == 1 else Type("|", tuple(flat))
+    return next(iter(flat)) if len(flat) == 1 else Type("|", tuple(flat))
 
 
 def type_of(annotation: object, name_of: Callable[[type[Any]], str]) -> Type:

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from dspex.compiler.ir.nodes import (
+    MAX_DEPTH,
     Argument,
+    Attempt,
     Call,
     Cond,
     Constant,
@@ -29,8 +31,10 @@ from dspex.compiler.ir.nodes import (
     Select,
     Tool,
     Value,
+    Variable,
     operands,
     regions,
+    variables_of,
     walk,
 )
 from dspex.compiler.ir.types import NONE, UNKNOWN, Type
@@ -38,7 +42,10 @@ from dspex.errors import CompileError
 
 __all__ = ["RULES", "GraphRule", "Violation", "verify", "violations"]
 
+_MAX_SHOWN: Final = 20
 _FIELD: Final = re.compile(r"\w+")
+_BRACKETS: Final = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]')
+_PLAIN: Final = frozenset({"None", "str", "int", "float", "bool", "bytes", "list", "dict", "tuple", "set"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +76,16 @@ def verify(graph: Graph, *, after: str | None = None) -> Graph:
         after: The pass that made it, for the message.
 
     Raises:
-        CompileError: DX2081 with every broken rule.
+        CompileError: DX2081 with the first broken rules.
     """
     found = violations(graph)
     if found:
         by = f" after the pass {after!r}" if after else ""
+        shown = "; ".join(str(item) for item in found[:_MAX_SHOWN])
+        more = f"; and {len(found) - _MAX_SHOWN} more" if len(found) > _MAX_SHOWN else ""
         raise CompileError(
             "DX2081",
-            f"the graph {graph.name!r} is not sound{by}: " + "; ".join(str(item) for item in found),
+            f"the graph {graph.name!r} is not sound{by}: {shown}{more}",
             fix="correct the graph's text; when dspex itself made it, report it with the program",
         )
     return graph
@@ -84,7 +93,35 @@ def verify(graph: Graph, *, after: str | None = None) -> Graph:
 
 def violations(graph: Graph) -> tuple[Violation, ...]:
     """Every broken rule, in the order of the table."""
-    return tuple(Violation(rule.name, message) for rule in RULES for message in rule.check(graph))
+    deep = tuple(Violation(_DEPTH.name, message) for message in _DEPTH.check(graph))
+    # The other rules walk regions recursively.
+    return deep or tuple(Violation(rule.name, message) for rule in RULES[1:] for message in rule.check(graph))
+
+
+def _depth(graph: Graph) -> Iterator[str]:
+    level = [graph.body]
+    for _ in range(MAX_DEPTH):
+        level = [inner for region in level for node in region.nodes for inner in regions(node)]
+    if level:
+        yield f"the program has regions nested more than {MAX_DEPTH} deep"
+    for node in walk(graph.body):
+        for value in operands(node):
+            if isinstance(value, Constant) and _nesting(value.text) > MAX_DEPTH:
+                yield f"%{node.id} reads a constant nested more than {MAX_DEPTH} deep"
+
+
+def _nesting(text: str) -> int:
+    """How deep lists and objects are nested in a JSON text."""
+    if text[:1] not in ("[", "{") or text.count("[") + text.count("{") <= MAX_DEPTH:
+        return 0
+    depth = deepest = 0
+    for mark in _BRACKETS.findall(text):
+        if mark in ("[", "{"):
+            depth += 1
+            deepest = max(deepest, depth)
+        elif mark in ("]", "}"):
+            depth -= 1
+    return deepest
 
 
 def _numbering(graph: Graph) -> Iterator[str]:
@@ -150,10 +187,14 @@ def _gives(value: Value, types: dict[int, Type]) -> Type:
 
 
 def _fits(given: Type, wanted: Type) -> bool:
-    """Whether a value of type `given` may stand for `wanted`; only two known, plain names can disagree."""
-    if not given.known or not wanted.known or given.args or wanted.args:
+    """Whether a value of type `given` may stand for `wanted`.
+
+    A schema may be derived from another, which names do not tell, so that two schemas fit here; the pass `types`
+    compares their classes.
+    """
+    if not given.known or not wanted.known or given.args or wanted.args or given == wanted:
         return True
-    return given == wanted
+    return given.name not in _PLAIN and wanted.name not in _PLAIN
 
 
 def _edges(graph: Graph) -> Iterator[str]:
@@ -175,7 +216,10 @@ def _results(graph: Graph) -> Iterator[str]:
     if not _fits(_gives(graph.body.output, types), graph.output):
         yield f"the program gives {graph.output}, its output is {_gives(graph.body.output, types)}"
     for node in walk(graph.body):
-        if isinstance(node, Select | Cond | Call):
+        if isinstance(node, Attempt) and node.form == "together":
+            if not _fits(node.type, Type("list")):
+                yield f"%{node.id} gives a list, its type is {node.type}"
+        elif isinstance(node, Select | Attempt | Cond | Call):
             for inner in regions(node):
                 given = _gives(inner.output, types)
                 if not _fits(given, node.type):
@@ -184,7 +228,7 @@ def _results(graph: Graph) -> Iterator[str]:
 
 def _branches(graph: Graph) -> Iterator[str]:
     for node in walk(graph.body):
-        if isinstance(node, Select):
+        if isinstance(node, Select | Attempt):
             names = [branch.name for branch in node.branches]
             if not names:
                 yield f"%{node.id} has no branch"
@@ -211,9 +255,73 @@ def _joins(graph: Graph) -> Iterator[str]:
         if not isinstance(node, Join):
             continue
         positional = sum(1 for a in node.args if a.name is None)
+        if node.form == "vote":
+            yield from _vote(node, positional)
+            continue
         wanted = {"record": 0, "dict": 0, "copy": 1}.get(node.form, len(node.args))
         if positional != wanted:
             yield f"%{node.id} is a {node.form} with {positional} positional values, {wanted} belong there"
+
+
+def _vote(node: Join, positional: int) -> Iterator[str]:
+    if not positional:
+        yield f"%{node.id} is a vote without a value"
+    for argument in node.args[positional:]:
+        value = argument.value
+        if argument.name != "by":
+            yield f"%{node.id} is a vote with an argument named {argument.name!r}"
+        elif not isinstance(value, Constant) or not isinstance(value.value, str):
+            yield f"%{node.id} is a vote by something other than the name of a field"
+
+
+def _after(graph: Graph) -> Iterator[str]:
+    def region(item: Region) -> Iterator[str]:
+        seen: set[int] = set()
+        for node in item.nodes:
+            if not isinstance(node, Input):
+                for number in node.after:
+                    if number not in seen:
+                        yield f"%{node.id} is after %{number}, which is no earlier node of its region"
+                if len(set(node.after)) != len(node.after):
+                    yield f"%{node.id} is after one node twice"
+            for inner in regions(node):
+                yield from region(inner)
+            seen.add(node.id)
+
+    yield from region(graph.body)
+
+
+def _params(graph: Graph) -> Iterator[str]:
+    known = set(graph.params) | set(graph.computed)
+    if len(known) != len(graph.params) + len(graph.computed):
+        yield "one Variable stands twice among the parameters"
+    if not graph.params:
+        return
+    for node in walk(graph.body):
+        for name in variables_of(node):
+            if name not in known:
+                yield f"%{node.id} reads ${name}, which is not among the parameters"
+    for region in _all_regions(graph):
+        if isinstance(region.output, Variable) and region.output.name not in known:
+            yield f"output reads ${region.output.name}, which is not among the parameters"
+
+
+def _all_regions(graph: Graph) -> Iterator[Region]:
+    yield graph.body
+    for node in walk(graph.body):
+        yield from regions(node)
+
+
+def _sizes(graph: Graph) -> Iterator[str]:
+    for node in walk(graph.body):
+        if not isinstance(node, Lm):
+            continue
+        if node.prefix is not None and len(set(node.prefix)) != len(node.prefix):
+            yield f"%{node.id} has one section of its prompt twice in the prefix"
+        if node.estimate is not None:
+            for what, (low, high) in (("input", node.estimate.input), ("output", node.estimate.output)):
+                if low < 0 or (high is not None and high < low):
+                    yield f"%{node.id} has an estimate of {low}..{high} {what} tokens"
 
 
 def _paths(graph: Graph) -> Iterator[str]:
@@ -243,16 +351,22 @@ def _expressions(graph: Graph) -> Iterator[str]:
                 yield f"%{node.id} has an expression without its source hash, or the reverse"
 
 
+_DEPTH: Final = GraphRule("depth", f"regions and constants are nested at most {MAX_DEPTH} deep", _depth)
+
 RULES: Final[tuple[GraphRule, ...]] = (
+    _DEPTH,
     GraphRule("numbering", "nodes are numbered 0, 1, 2 … in reading order", _numbering),
     GraphRule("scope", "a value is defined before it is read; a call's body sees its own input only", _scope),
     GraphRule("inputs", "a program, call and map begin with their one input; other regions have none", _inputs),
     GraphRule("ends", "an input has the type that its program or call declares", _ends),
     GraphRule("edges", "lm, call and opaque take one positional argument of their input's type", _edges),
     GraphRule("results", "a region gives the type of the node that holds it", _results),
-    GraphRule("branches", "a select has branches, each of its own name", _branches),
+    GraphRule("branches", "a select, fallback, race or together has branches, each of its own name", _branches),
     GraphRule("arguments", "names of arguments and settings are unique; positional ones come first", _arguments),
-    GraphRule("joins", "record and dict have named values only; copy has one positional value", _joins),
+    GraphRule("joins", "record and dict have named values only; copy has one positional value, vote some", _joins),
+    GraphRule("after", "a node is after earlier nodes of its own region, each named once", _after),
+    GraphRule("params", "parameters are unique; once there are some, a node reads no other Variable", _params),
+    GraphRule("sizes", "a prefix names each section once; an estimate goes from a lower to a higher count", _sizes),
     GraphRule("paths", "a path is made of identifiers and of indices from 0", _paths),
     GraphRule("expressions", "an expression names its inputs and carries its source's hash", _expressions),
 )

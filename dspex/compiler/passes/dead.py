@@ -2,22 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from dspex.compiler.ir.nodes import (
-    Graph,
-    Input,
-    Node,
-    Opaque,
-    Python,
-    Ref,
-    Region,
-    Tool,
-    canonical,
-    operands,
-    rebuilt,
-    regions,
-)
+from dspex.compiler.ir.effects import acting
+from dspex.compiler.ir.nodes import Graph, Input, Node, Ref, Region, canonical, operands, rebuilt
 
 __all__ = ["RemoveDead"]
 
@@ -27,34 +15,44 @@ class RemoveDead:
     """Drops `lm`, `join`, pure `python` and structured nodes whose value is not read.
 
     Impure `python`, `tool` and `opaque` nodes stay, and so does whatever holds one, because they may act
-    on the world.
+    on the world. What was to run after a dropped node runs after what that was to run after. Idempotent.
     """
 
     name: str = "dead"
 
     def run(self, graph: Graph) -> Graph:
-        def sweep(region: Region, live: set[int]) -> Region:
-            """Keeps what is read, from the end backwards; `live` collects what the region reads outside."""
+        acts = acting(graph.body)
+        live: set[int] = set()
+
+        def sweep(region: Region) -> Region:
+            """Keeps what is read, from the end backwards; `live` collects what the region reads outside too."""
             if isinstance(region.output, Ref):
                 live.add(region.output.node)
             kept: list[Node] = []
             for node in reversed(region.nodes):
-                if node.id not in live and not acts(node):
+                if node.id not in live and node.id not in acts and not isinstance(node, Input):
                     continue
-                kept.append(rebuilt(node, lambda item: item, lambda inner: sweep(inner, live)))
+                kept.append(rebuilt(node, lambda item: item, sweep))
                 live.update(value.node for value in operands(node) if isinstance(value, Ref))
-            return Region(tuple(reversed(kept)), region.output)
+            return Region(_ordered(region.nodes, kept[::-1]), region.output)
 
-        return canonical(Graph(graph.name, graph.input, graph.output, sweep(graph.body, set())))
+        return canonical(replace(graph, body=sweep(graph.body)))
 
 
-def acts(node: Node) -> bool:
-    """Whether `node` stays even when nothing reads it."""
-    match node:
-        case Python():
-            return not node.pure
-        case Input() | Tool() | Opaque():
-            return True
-        case _:
-            inner = [item for region in regions(node) for item in region.nodes]
-            return any(acts(item) for item in inner if not isinstance(item, Input))
+def _ordered(before: tuple[Node, ...], kept: list[Node]) -> tuple[Node, ...]:
+    """`kept` without `after` a node that is not kept."""
+    if len(before) == len(kept) or not any(not isinstance(node, Input) and node.after for node in before):
+        return tuple(kept)
+    stays = {node.id: node for node in kept}
+    gone: dict[int, tuple[int, ...]] = {}
+    result: list[Node] = []
+    for node in before:
+        if isinstance(node, Input):
+            result.append(node)
+            continue
+        after = tuple(dict.fromkeys(item for number in node.after for item in gone.get(number, (number,))))
+        if node.id in stays:
+            result.append(replace(stays[node.id], after=after))
+        else:
+            gone[node.id] = after
+    return tuple(result)

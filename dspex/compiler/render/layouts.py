@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from dspex.compiler.parse.shape import OutputShape, choice_text
+from dspex.compiler.answers.shape import OutputShape, choice_text
 from dspex.compiler.render.values import block_text, json_text, line_text, title, value_text
 from dspex.lm.types import Message
 from dspex.program.demos import Demo

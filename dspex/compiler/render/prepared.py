@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from dspex.compiler.parse.answers import AnswerParser
-from dspex.compiler.parse.shape import OutputShape
+from dspex.compiler.answers.parser import AnswerParser
+from dspex.compiler.answers.shape import OutputShape
 from dspex.compiler.render.layouts import ChatLayout, CompletionLayout, Filled, Layout
 from dspex.compiler.render.values import value_text
 from dspex.errors import LMError, OutputError

@@ -4,26 +4,38 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar, cast
 
 from dspex.errors import ProgramError
 from dspex.program import ports
+from dspex.program.computed import Computed
 from dspex.program.declare import Declared
 from dspex.program.demos import Demo, DemoSet, DemoSource, is_demo_source
 from dspex.program.program import Program
 from dspex.program.rules import Rule
 from dspex.program.schema import Schema, closed_choice, field_variables
+from dspex.program.space import same_name
 from dspex.program.tree import join
-from dspex.program.variables import Choice, Demos, Prior, Text, Var, definition, place
+from dspex.program.variables import Choice, Demos, Prior, Text, Var, definition, place, written_at
 
 if TYPE_CHECKING:
     from dspex.lm.model import LMLike
 
-__all__ = ["FORMATS", "SCORINGS", "Format", "Module", "ModuleSettings", "Scoring"]
+__all__ = [
+    "FORMATS",
+    "SCORINGS",
+    "Format",
+    "Module",
+    "ModuleSettings",
+    "Scoring",
+    "argument_problem",
+    "unknown_placeholder",
+]
 
 I = TypeVar("I", bound=Schema)  # noqa: E741
 O = TypeVar("O", bound=Schema)  # noqa: E741
@@ -149,6 +161,35 @@ class Module(Program[I, O]):
             if not isinstance(value, Var):
                 self._check(name, value)
 
+    @classmethod
+    def dx_refuse_arguments(cls, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
+        make, own = (cast(FunctionType, vars(one).get("__init__")) for one in (_first_with_init(cls), Module))
+        if make is not own:
+            return
+
+        from difflib import get_close_matches
+
+        def wrong(code: str, why: str, fix: str) -> ProgramError:
+            return ProgramError(code, f"{cls.__name__}: {why}", where=place(written_at()), fix=fix)
+
+        known = make.__kwdefaults__ or {}
+        for name in kwargs:
+            if name not in known and name not in ("input", "output"):
+                near = get_close_matches(name, known, n=1)
+                fix = f"did you mean {near[0]}?" if near else f"arguments are {', '.join(known)}"
+                raise wrong("DX1509", f"there is no argument {name!r}", fix)
+        first = args[0] if args else kwargs.get("input")
+        if isinstance(first, str):
+            raise wrong(
+                "DX1502",
+                f"the input and the output are dx.Schema classes, got the text {first!r:.80}",
+                "write class Ask(dx.Schema): question: str, and class Answer(dx.Schema): answer: str; "
+                f"then dx.{cls.__name__}(Ask, Answer)",
+            )
+        if len(args) + len({"input", "output"} & kwargs.keys()) == 1:
+            missing = "input" if "output" in kwargs else "output"
+            raise wrong("DX1502", f"the {missing} schema is missing", f"write dx.{cls.__name__}(Ask, Answer)")
+
     def _named_models(self, lm: object) -> dict[str, LMLike]:
         if lm is None or isinstance(lm, str | Var) or not isinstance(lm, Sequence):
             return {}
@@ -167,42 +208,10 @@ class Module(Program[I, O]):
 
     def _check(self, name: str, value: object) -> None:
         """Raise DX1509 when the plain `value` does not fit the argument `name`."""
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        sound = {
-            "instruction": lambda: value is None or isinstance(value, str),
-            "demos": lambda: value is None or is_demo_source(value),
-            "demos_k": lambda: value is None or (whole and cast(int, value) >= 0),
-            "temperature": lambda: (whole or isinstance(value, float)) and 0 <= cast(float, value) < float("inf"),
-            "max_tokens": lambda: whole and cast(int, value) >= 1,
-            "format": lambda: value is None or value in FORMATS,
-            "scoring": lambda: value is None or value in SCORINGS,
-            "lm": lambda: True,
-            "prior": lambda: value is None or self._fits_choices(value),
-        }
-        if not sound[name]():
-            expected = {
-                "instruction": "a text",
-                "demos": "a DemoSet, Nearest or a sequence of dx.Demo",
-                "demos_k": "a whole number >= 0",
-                "temperature": "a finite number >= 0",
-                "max_tokens": "a whole number >= 1",
-                "format": "one of " + ", ".join(FORMATS),
-                "scoring": "one of " + ", ".join(SCORINGS),
-                "prior": "one finite number for each choice of the output",
-            }
-            raise self._wrong("DX1509", f"{name} is {expected[name]}, got {value!r}")
-        if name == "scoring" and value not in (None, "generate") and self.closed is None:
-            raise self._wrong(
-                "DX1509",
-                f"scoring={value!r} needs an output of one closed choice, and {self.output_schema.__name__} is none"
-                + (" before which the model reasons" if self.reasons else ""),
-                "give the output one field of a Literal, Enum or bool type, or leave scoring out",
-            )
-
-    def _fits_choices(self, value: object) -> bool:
-        numbers = cast("tuple[object, ...]", value)
-        count = len(self.closed) if self.closed is not None else -1
-        return len(numbers) == count and all(isinstance(n, int | float) and math.isfinite(n) for n in numbers)
+        count = None if self.closed is None else len(self.closed)
+        problem = argument_problem(name, value, count, self.output_schema.__name__, reasons=self.reasons)
+        if problem is not None:
+            raise self._wrong("DX1509", *problem)
 
     # --- Variables ------------------------------------------------------------------------------
 
@@ -242,9 +251,9 @@ class Module(Program[I, O]):
             if isinstance(given, Var):
                 variable = self._owned(argument)
                 if variable is not None:
-                    own.setdefault(variable.name, variable)
+                    self._add(own, variable.name, variable)
             elif (automatic := self._automatic(argument, given)) is not None:
-                own[argument] = automatic
+                self._add(own, argument, automatic)
         for name, variable in self.fields.items():
             own[f"input.{name}"] = variable
         for local, members in self.dx_node.grown.items():
@@ -252,6 +261,20 @@ class Module(Program[I, O]):
             if isinstance(variable, Text | Demos):
                 own[local] = variable.grown(*cast("tuple[Any, ...]", members))
         return own
+
+    @staticmethod
+    def _add(own: dict[str, Var[Any]], name: str, variable: Var[Any]) -> None:
+        if own.setdefault(name, variable) is not variable:
+            raise same_name(name, own[name], variable)
+
+    def dx_source(self, local: str) -> object:
+        for given in self.arguments.values():
+            if isinstance(given, Var) and self._argument_name(cast("Var[Any]", given)) == local:
+                owner = self.owner()
+                # Two instances of one class have the same module twice; that is no sharing.
+                path = self.dx_node.path if owner is None else self.dx_node.path.removeprefix(owner.dx_node.path)
+                return (None if owner is None else type(owner), path.lstrip("."), self.at)
+        return None
 
     def _automatic(self, argument: str, given: object) -> Var[Any] | None:
         if argument == "instruction":
@@ -326,12 +349,24 @@ class Module(Program[I, O]):
             return self.arguments[argument]
         name = self._argument_name(given)
         if name in variables:
-            value = values.get(name, variables[name].default)
+            value = self._current(name, variables[name])
         else:
             value = cast("Program[Any, Any]", self.owner()).dx_node.values[name]
         plain = cast(object, value.value) if isinstance(value, Enum) else value
         self._check(argument, plain)
         return plain
+
+    def _current(self, name: str, variable: Var[Any]) -> object:
+        """The value of `variable`, one of this module's own."""
+        if not isinstance(variable, Computed):
+            return self.dx_node.values.get(name, variable.default)
+        owner = self.owner()
+        known = {} if owner is None else owner.dx_local_values()
+        own = {other: found for other, found in self.dx_variables().items() if other != name}
+        for other in variable.of:
+            if other in own:
+                known[other] = self._current(other, own[other])
+        return cast(object, variable.value(known))
 
     @cached_property
     def settings(self) -> ModuleSettings[I, O]:
@@ -375,10 +410,9 @@ class Module(Program[I, O]):
         """What placeholders may name: Variables given to this module, then those of the owning program."""
         owner = self.owner()
         known = dict(owner.dx_node.values) if owner is not None else {}
-        values = self.dx_node.values
         for name in variables:
             if name not in self.arguments and "." not in name:
-                known[name] = values.get(name, variables[name].default)
+                known[name] = self._current(name, variables[name])
         return known
 
     def _filled(self, text: str, variables: Mapping[str, Var[Any]]) -> str:
@@ -399,7 +433,11 @@ class Module(Program[I, O]):
         return _PLACEHOLDER.sub(replacement, text)
 
     def check_names(self) -> None:
-        """Raise DX1506 when an instruction that the author wrote names a Variable that does not exist."""
+        """Raise DX1506 when an instruction that the author wrote names a Variable that does not exist.
+
+        DX1405 when an argument is a Variable that is not the owning program's, and has the name of one that is.
+        """
+        self._check_given()
         variables = self.dx_variables()
         given = self._given("instruction")
         plain = self.arguments["instruction"]
@@ -407,36 +445,134 @@ class Module(Program[I, O]):
         if given is not None:
             settled = given.settled() if isinstance(given, Declared) else given
             texts = cast("tuple[str, ...]", settled.options)
+        self._check_placeholders(texts, variables)
+
+    def check_instruction(self, texts: Mapping[str, str]) -> None:
+        """Raise DX1506 when what `texts` gives this module's instruction names a Variable that does not exist.
+
+        Args:
+            texts: Texts of Variables, by full name. Those that proposers add to pools are not checked: a model may
+                write any braces.
+        """
+        variables = self.dx_variables()
+        given = self._given("instruction")
+        local = "instruction" if given is None else self._argument_name(given)
+        owner = self.owner()
+        if local in variables:
+            full = join(self.dx_node.path, local)
+        elif given is not None and owner is not None:
+            full = join(owner.dx_node.path, local)
+        else:
+            return
+        if full in texts:
+            self._check_placeholders((texts[full],), variables)
+
+    def _check_placeholders(self, texts: Sequence[str], variables: Mapping[str, Var[Any]]) -> None:
         known = self._known_names(variables)
         for text in texts:
             for match in _PLACEHOLDER.finditer(text):
                 name = match.group(2)
                 if name is not None and name not in known:
-                    raise self._wrong(
-                        "DX1506",
-                        f"the instruction of {self.dx_node.path!r} names {{{name}}}, which is no Variable; "
-                        f"known are {', '.join(sorted(known)) or '(none)'}",
-                        f"declare the Variable, or write {{{{{name}}}}} for a literal {{{name}}}",
-                    )
+                    raise unknown_placeholder(name, self.dx_node.path, known, place(self.at))
+
+    def _check_given(self) -> None:
+        owner = self.owner()
+        if owner is None:
+            return
+        for given in self.arguments.values():
+            if isinstance(given, Var):
+                variable = cast("Var[Any]", given)
+                name = self._argument_name(variable)
+                if name in owner.dx_node.values and not _declares(type(owner), name, variable):
+                    raise same_name(name, owner.dx_variables()[name], variable)
 
     # --- the call -------------------------------------------------------------------------------
 
     async def __call__(self, x: I, /) -> O:
-        """One call of the model under the current context."""
-        settings = self.settings
-        if not isinstance(x, settings.input):
-            wanted = settings.input.__name__
-            raise ProgramError(
-                "DX1514",
-                f"{settings.path} takes {wanted}, got {type(x).__name__}",
-                where=settings.path,
-                fix=f"pass an instance of {wanted}, made of the fields {', '.join(settings.input.model_fields)}",
-            )
-        if settings.input_values:
-            unset = {name: value for name, value in settings.input_values.items() if name not in x.model_fields_set}
-            if unset:
-                x = x.model_copy(update=unset)
+        """One call of the model under the current context.
+
+        Raises:
+            ProgramError: DX1514 when `x` is no instance of the input schema.
+        """
         return await ports.call_module(self, x)
+
+
+def _first_with_init(cls: type) -> type:
+    return next(base for base in cls.__mro__ if "__init__" in vars(base))
+
+
+def unknown_placeholder(name: str, module: str, known: Iterable[str], where: str | None) -> ProgramError:
+    """The error for an instruction of `module` that names `name`, which is none of the Variables `known`."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, list(known), n=1)
+    remedy = f"write {{{near[0]}}}" if near else "declare the Variable"
+    return ProgramError(
+        "DX1506",
+        f"the instruction of {module!r} names {{{name}}}, which is no Variable; "
+        f"known are {', '.join(sorted(known)) or '(none)'}",
+        where=where,
+        fix=f"{remedy}, or write {{{{{name}}}}} for a literal {{{name}}}",
+    )
+
+
+def argument_problem(
+    name: str, value: object, choices: int | None, output: str, *, reasons: bool
+) -> tuple[str, str | None] | None:
+    """Why the plain `value` does not fit the argument `name` of a module, and what would; None when it does.
+
+    Args:
+        name: The argument.
+        value: Its value.
+        choices: How many choices the output has when it is one closed choice; None otherwise.
+        output: Name of the output schema.
+        reasons: Whether the module reasons before it answers.
+    """
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    sound = {
+        "instruction": lambda: value is None or isinstance(value, str),
+        "demos": lambda: value is None or is_demo_source(value),
+        "demos_k": lambda: value is None or (whole and cast(int, value) >= 0),
+        "temperature": lambda: (whole or isinstance(value, float)) and 0 <= cast(float, value) < float("inf"),
+        "max_tokens": lambda: whole and cast(int, value) >= 1,
+        "format": lambda: value is None or value in FORMATS,
+        "scoring": lambda: value is None or value in SCORINGS,
+        "lm": lambda: True,
+        "prior": lambda: value is None or _fits_choices(value, choices),
+    }
+    if not sound[name]():
+        expected = {
+            "instruction": "a text",
+            "demos": "a DemoSet, Nearest or a sequence of dx.Demo",
+            "demos_k": "a whole number >= 0",
+            "temperature": "a finite number >= 0",
+            "max_tokens": "a whole number >= 1",
+            "format": "one of " + ", ".join(FORMATS),
+            "scoring": "one of " + ", ".join(SCORINGS),
+            "prior": "one finite number for each choice of the output",
+        }
+        return f"{name} is {expected[name]}, got {value!r}", None
+    if name == "scoring" and value not in (None, "generate") and choices is None:
+        return (
+            f"scoring={value!r} needs an output of one closed choice, and {output} is none"
+            + (" before which the model reasons" if reasons else ""),
+            "give the output one field of a Literal, Enum or bool type, or leave scoring out",
+        )
+    return None
+
+
+def _fits_choices(value: object, choices: int | None) -> bool:
+    numbers = cast("Sequence[object]", value)
+    return len(numbers) == choices and all(isinstance(n, int | float) and math.isfinite(n) for n in numbers)
+
+
+def _declares(owner: type, name: str, variable: Var[Any]) -> bool:
+    """Whether a body of `owner` or of a base holds `variable`; one that was pickled counts by its place."""
+    for cls in owner.__mro__:
+        held: object = vars(cls).get(name)
+        if held is variable or (isinstance(held, Var) and cast("Var[Any]", held).at == variable.at):
+            return True
+    return False
 
 
 def _model_name(model: LMLike) -> str:

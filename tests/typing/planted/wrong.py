@@ -49,3 +49,8 @@ bot.k = 3  # WRONG assignment
 Note(weight="heavy")  # WRONG type
 number: str = QABot().k  # WRONG type
 dx.Predict(Ask, Answer, format="xml")  # WRONG literal
+dx.fallback(dx.Predict(Ask, Answer), dx.Predict(Ask, Note)).run(Note(text="x"))  # WRONG input
+dx.vote(summarize, dx.Predict(Ask, Note)).run(Ask(question="?"))  # WRONG composition
+dx.race(bot, bot).run(Answer(answer="x"))  # WRONG input
+dx.when(lambda x: x.nothing, bot, bot)  # WRONG field
+words: int = dx.computed(len, QABot.style)  # WRONG type

@@ -1,0 +1,3 @@
+"""Pictures of a graph: Mermaid text, and a page that needs nothing from elsewhere."""
+
+from __future__ import annotations
