@@ -377,6 +377,11 @@ COMPILE: dict[str, Entry] = {
         "called, or what it gives is not used, so that its calls are left out. An optimizer would search its Variables "
         "in vain. Call it, or remove it.",
     ),
+    "DX2409": Entry(
+        "a file calls a model while it is imported",
+        "dspex check imports a file to find its programs, and makes no call. This file calls a model at its top level, "
+        'where every import would pay for it. Put what is to run under `if __name__ == "__main__":`.',
+    ),
     "DX2410": Entry(
         "a file cannot be checked",
         "dspex check reads a Python file before it imports it, and this one cannot be opened or is not Python. Correct "

@@ -1,7 +1,8 @@
 """Finds the programs of a project and compiles each: what `dspex check` does.
 
 A Python file is read before it is imported, and imported only when it imports dspex itself and defines something that
-may be a program. What a file raises while it is imported is a finding, and so is a file that ends the process.
+may be a program. What a file raises while it is imported is a finding, and so is a file that ends the process or calls
+a model: such a call is refused.
 """
 
 from __future__ import annotations
@@ -22,10 +23,13 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
 from dspex.cli.targets import user_code
-from dspex.errors import DspexError, ProgramError, UsageError
+from dspex.errors import BudgetExceeded, DspexError, ProgramError, UsageError
+from dspex.program.context import bounded
 
 if TYPE_CHECKING:
     from dspex.compiler.diagnose import Diagnostic, Severity
+    from dspex.lm.spend import Spend
+    from dspex.program.context import Reservation
     from dspex.program.program import Program
 
 __all__ = ["Checked", "Finding", "check"]
@@ -276,6 +280,24 @@ def _definitions(tree: ast.Module) -> dict[str, int]:
     return names
 
 
+class _NoCalls:
+    """The account of code that is only looked at."""
+
+    def reserve(self, _upper: Spend, /) -> Reservation:
+        raise BudgetExceeded(
+            "DX2409",
+            "the file calls a language model while it is imported; the call was not sent",
+            fix='put what is to run under `if __name__ == "__main__":`',
+        )
+
+
+@contextmanager
+def _running(what: str) -> Generator[None]:
+    """Run code of a user's that is to define programs: it buys nothing, and what it prints goes to stderr."""
+    with user_code(what), contextlib.redirect_stdout(sys.stderr), bounded(account=_NoCalls()):
+        yield
+
+
 @contextmanager
 def _imported(path: Path) -> Generator[ModuleType]:
     """The file as a module under its own name; afterwards nothing of its folder stays imported.
@@ -294,7 +316,7 @@ def _imported(path: Path) -> Generator[ModuleType]:
     sys.path.insert(0, str(root))
     importlib.invalidate_caches()
     try:
-        with user_code(path.name), contextlib.redirect_stdout(sys.stderr):
+        with _running(path.name):
             module = importlib.import_module(name)
         file = getattr(module, "__file__", None)
         if file is None or Path(file).resolve() != path:
@@ -330,7 +352,7 @@ def _check_module(file: _File, module: ModuleType, names: dict[str, int]) -> Non
                 file.report(Diagnostic("info", "DX2411", message, None, fix), line, name)
                 continue
             try:
-                with user_code(f"making {name}"), contextlib.redirect_stdout(sys.stderr):
+                with _running(f"making {name}"):
                     program = cls()
             except DspexError as error:
                 file.found.programs += 1

@@ -95,7 +95,10 @@ class StudyRun:
         self.journal = StudyJournal(log, history)
         # What a crash left in doubt may have been paid; the cap yields by that much, or the study could not end.
         self.account = BudgetAccount(
-            _widened(options.budget, history), settled=history.settled + history.refused, uncertain=history.uncertain
+            _widened(options.budget, history),
+            settled=history.settled + history.refused,
+            uncertain=history.uncertain,
+            parent=current().account,
         )
         self.evaluations: Evaluations[Any, Any] | None = None
         self.search: Search[Any, Any] | None = None

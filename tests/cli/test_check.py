@@ -173,3 +173,59 @@ def test_a_path_that_is_nothing_to_check_is_a_usage_error(dspex: Invoke, path: s
 
 def test_without_a_path_the_command_line_is_wrong(dspex: Invoke) -> None:
     assert dspex("check").code == 2
+
+
+CALLS = (
+    BOT
+    + """
+
+from dspex.testing import ScriptedLM
+
+lm = ScriptedLM(lambda request: {"answer": "Paris"})
+with dx.using(lm=lm):
+    try:
+        print(Bot().run(Ask(question="Where?"), budget=dx.Budget(calls=9)))
+    finally:
+        if lm.calls:
+            raise RuntimeError("a call was made")
+"""
+)
+
+
+def test_no_call_is_made_when_a_file_makes_one_at_its_top(dspex: Invoke) -> None:
+    write("bot.py", CALLS)
+    found = dspex("check", "bot.py", "--json")
+    assert found.code == 1
+    assert [finding["code"] for finding in found.json["findings"]] == ["DX2409"]
+
+
+OPTIMIZES = (
+    BOT
+    + """
+
+from pathlib import Path
+
+from dspex.testing import ScriptedLM
+
+lm = ScriptedLM(lambda request: {"answer": "Paris"})
+
+
+def right(got: Answer, want: Answer) -> bool:
+    return got.answer == want.answer
+
+
+try:
+    data = [(Ask(question=f"{number}?"), Answer(answer="Paris")) for number in range(40)]
+    with dx.using(lm=lm):
+        Bot().optimize(data, maximize=right, budget=dx.Budget(calls=90))
+finally:
+    Path("calls.txt").write_text(str(lm.calls))
+"""
+)
+
+
+def test_no_study_buys_anything_when_a_file_optimizes_at_its_top(dspex: Invoke) -> None:
+    write("bot.py", OPTIMIZES)
+    found = dspex("check", "bot.py", "--json")
+    assert found.code in (0, 1)
+    assert Path("calls.txt").read_text(encoding="utf-8") == "0"

@@ -453,6 +453,15 @@ def checked(folder: Path, text: str) -> list[str]:
     return [found.code for found in check([str(file)]).findings]
 
 
+@offends("DX2409")
+def calls_while_imported(folder: Path) -> Iterable[str]:
+    return checked(
+        folder,
+        "import dspex as dx\nfrom dspex.testing import ScriptedLM\nclass A(dx.Schema):\n    a: str\n"
+        "p = dx.Predict(A, A, lm=ScriptedLM({}))\nprint(p.run(A(a='x')))\n",
+    )
+
+
 @offends("DX2410")
 def no_python(folder: Path) -> Iterable[str]:
     return checked(folder, "import dspex\nclass X(\n")
