@@ -65,11 +65,13 @@ def command(
         text = explain_code(target.upper())
         _write(text, output, envelope(code=target.upper(), text=text) if as_json else None)
         return
-    compiled = _compiled(target, imports)
+    from dspex.cli.targets import load_compiled
+
+    compiled = load_compiled(target, imports=imports)
     if differ:
         from dspex.compiler.explain import difference
 
-        found = difference(compiled, _compiled(targets[1], imports))
+        found = difference(compiled, load_compiled(targets[1], imports=imports))
         _write(str(found), output, envelope(diff=found.as_json()) if as_json else None)
         return
     if after is not None or between:
@@ -113,17 +115,6 @@ def _write(text: str, output: Path | None, document: dict[str, object] | None) -
         emit(document)
     elif output is None:
         click.echo(text, nl=not text.endswith("\n"))
-
-
-def _compiled(target: str, imports: tuple[str, ...]) -> Compiled[Any, Any]:
-    if target.endswith(".dspex"):
-        from dspex.compiler.artifact.loading import load_artifact
-
-        return load_artifact(target, imports=imports)
-    from dspex.cli.targets import load_program
-    from dspex.compiler import compile as compile_program
-
-    return compile_program(load_program(target))
 
 
 def _stages(compiled: Compiled[Any, Any], target: str, lm: LMLike | None) -> Iterator[tuple[str, str]]:

@@ -46,7 +46,7 @@ def models_of(program: Program[Any, Any]) -> dict[str, dict[str, LMLike]]:
         known: dict[str, LMLike] = dict(module.models)
         given = module.arguments["lm"]
         if given is None:
-            around = _around(module)
+            around = module.inherited_lm()
             if around is not None:
                 known[""] = around
         elif not known and not isinstance(given, Var):
@@ -62,13 +62,3 @@ def name_of(model: LMLike) -> str:
         return model
     name = getattr(model, "model", None)
     return name if isinstance(name, str) else cast("str", getattr(model, "name", type(model).__name__))
-
-
-def _around(module: Program[Any, Any]) -> LMLike | None:
-    """The model of the nearest program around `module` that has one, else its class's own."""
-    parent = module.dx_node.parent
-    while parent is not None:
-        if parent.lm is not None:
-            return parent.lm
-        parent = parent.dx_node.parent
-    return module.lm

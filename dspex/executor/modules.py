@@ -87,9 +87,7 @@ def call_module(module: Module[I, O], x: I) -> Awaitable[O]:
     made = module.prepared
     if not isinstance(made, ReadyModule):
         made = ready(module)
-    settings = made.prepared.settings
-    given = x if isinstance(x, settings.input) and not settings.input_values else accepted(settings, x)
-    return cast("Awaitable[O]", call_ready(made, given))
+    return cast("Awaitable[O]", call_ready(made, accepted(made.prepared.settings, x)))
 
 
 def accepted(settings: ModuleSettings[Any, Any], x: object) -> Schema:

@@ -359,11 +359,7 @@ class _Builder:
             ready = frame.binding.ready.get(path)
             if ready is None:
                 ready = frame.binding.prepared(node, _ready)
-            settings = ready.prepared.settings
-            x = read(frame)
-            if not isinstance(x, settings.input) or settings.input_values:
-                x = accepted(settings, x)
-            return call_ready(ready, x)
+            return call_ready(ready, accepted(ready.prepared.settings, read(frame)))
 
         return start
 

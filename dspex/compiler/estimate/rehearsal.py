@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 from pydantic import BaseModel
 
@@ -244,7 +244,7 @@ class Rehearsal:
         hull = first.either(second)
         if not known:
             return hull, self._either(value, other)
-        return _expecting(hull, first if test else second), value if test else other
+        return _taking(hull, "point", first if test else second), value if test else other
 
     def _apart(self, branch: Branch, begin: Amount, chance: float) -> tuple[Load, Symbolic]:
         """A branch that may or may not run."""
@@ -271,7 +271,7 @@ class Rehearsal:
                 value = self._either(value, other)
             # What is cancelled may have been charged or not.
             least = min([first, *(load for load, _ in rest)], key=lambda load: load.input.low)
-            return _least(total, least), value
+            return _taking(total, "low", least), value
         total = first
         for branch in node.branches[1:]:
             outer, self._times = self._times, self._times.times(Amount(0.0, 1.0, 0.0))
@@ -466,26 +466,18 @@ def _and_perhaps(load: Load, more: Load) -> Load:
     return replace(load + more.times(perhaps, load.ready), ready=ready)
 
 
-def _expecting(load: Load, expected: Load) -> Load:
-    """`load` with what is expected of `expected`."""
-    usd = load.usd if load.usd is None or expected.usd is None else replace(load.usd, point=expected.usd.point)
-    return Load(
-        replace(load.calls, point=expected.calls.point),
-        replace(load.input, point=expected.input.point),
-        replace(load.output, point=expected.output.point),
-        usd,
-        replace(load.ready, point=expected.ready.point),
-    )
+def _taking(load: Load, part: Literal["low", "point"], other: Load) -> Load:
+    """`load` with that part of each amount as `other` has it."""
 
+    def taken(amount: Amount, given: Amount) -> Amount:
+        return replace(amount, point=given.point) if part == "point" else replace(amount, low=given.low)
 
-def _least(load: Load, least: Load) -> Load:
-    usd = load.usd if load.usd is None or least.usd is None else replace(load.usd, low=least.usd.low)
     return Load(
-        replace(load.calls, low=least.calls.low),
-        replace(load.input, low=least.input.low),
-        replace(load.output, low=least.output.low),
-        usd,
-        replace(load.ready, low=least.ready.low),
+        taken(load.calls, other.calls),
+        taken(load.input, other.input),
+        taken(load.output, other.output),
+        load.usd if load.usd is None or other.usd is None else taken(load.usd, other.usd),
+        taken(load.ready, other.ready),
     )
 
 

@@ -399,6 +399,10 @@ class Module(Program[I, O]):
     def _model(self, chosen: object) -> LMLike | None:
         if chosen is not None:
             return self.models.get(chosen, chosen) if isinstance(chosen, str) else cast("LMLike", chosen)
+        return self.inherited_lm()
+
+    def inherited_lm(self) -> LMLike | None:
+        """The model of the nearest program around this module that has one, else its class's own."""
         parent = self.dx_node.parent
         while parent is not None:
             if parent.lm is not None:
