@@ -6,6 +6,7 @@ import numpy as np
 
 from dspex.core import parzen, statistics
 from dspex.core.abi import Kind, Op, ParamTable, validate
+from dspex.core.history import History
 from dspex.core.kernels import encode, racing
 from dspex.core.population import Sampler
 
@@ -39,11 +40,11 @@ def exercise() -> None:
     population = sampler.sample(32, 0)
     encode.decode(table, population, natural := np.empty_like(population))
     encode.encode(table, natural, population)
-    history = parzen.History(table, 32)
+    history = History(table, capacity=32)
     for i in range(32):
         column = history.append(population[:, i])
         if i < 28:
-            history.record(column, float(i % 7), 0.01)
+            history.record(column, np.array([float(i % 7)]), 0.01)
     parzen.Estimator(sampler, parzen.Settings()).suggest(history, 0, 1)
     racing.promote(np.zeros((2, 2)), 1, 1, np.empty(2), np.empty(2, dtype=np.int64))
     scores = np.linspace(0.0, 1.0, 20)

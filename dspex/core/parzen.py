@@ -1,94 +1,17 @@
-"""Columnar trial history and the Parzen estimator that ranks new candidates against it."""
+"""The Parzen estimator that ranks new candidates against the history."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dspex.core import abi
-from dspex.core.abi import ParamTable
+from dspex.core import abi, pareto
+from dspex.core.history import History
 from dspex.core.kernels import tpe
 from dspex.core.population import Sampler
-
-PENDING: Final = 0
-TOLD: Final = 1
-FAILED: Final = 2
-
-
-class History:
-    """Trials as arrays, one column each, appended in place.
-
-    Attributes:
-        count: Trials so far.
-        columns: (D, capacity) float64; the first `count` columns are in use.
-        losses: (capacity,) float64, lower is better; NaN until told and when failed.
-        variances: (capacity,) float64, noise variance of each loss; 0 when exact or when `examples` says it.
-        examples: (capacity,) float64, examples that each loss is the mean of; 0 when not known.
-        status: (capacity,) uint8: PENDING, TOLD or FAILED.
-    """
-
-    def __init__(self, table: ParamTable, capacity: int = 64) -> None:
-        self.count = 0
-        self.columns = abi.empty_population(abi.dimension_count(table), capacity)
-        self.losses = np.full(capacity, np.nan)
-        self.variances = np.zeros(capacity)
-        self.examples = np.zeros(capacity)
-        self.status = np.zeros(capacity, dtype=np.uint8)
-
-    def append(self, column: NDArray[np.float64]) -> int:
-        """Add a pending trial and return its index."""
-        if self.count == self.losses.shape[0]:
-            self._grow()
-        index = self.count
-        self.columns[:, index] = column
-        self.count += 1
-        return index
-
-    def record(self, index: int, loss: float, variance: float = 0.0, examples: int = 0) -> None:
-        """Set or replace a trial's loss; NaN = failed."""
-        self.losses[index] = loss
-        self.variances[index] = variance
-        self.examples[index] = examples
-        self.status[index] = FAILED if math.isnan(loss) else TOLD
-
-    def estimates(self) -> NDArray[np.float64]:
-        """Losses with their noise taken into account, (count,) float64; NaN = pending or failed."""
-        out = np.empty(self.count)
-        losses, variances, examples = (a[: self.count] for a in (self.losses, self.variances, self.examples))
-        averaged = (examples > 0.0) & (self.status[: self.count] == TOLD)
-        if averaged.any():
-            variances = np.where(averaged, _example_variance(losses[averaged], examples[averaged]), variances)
-            variances[averaged] /= examples[averaged]
-        tpe.shrink(losses, variances, out)
-        return out
-
-    def _grow(self) -> None:
-        extra = self.losses.shape[0]
-        rows = self.columns.shape[0]
-        self.columns = np.concatenate([self.columns, abi.empty_population(rows, extra)], axis=1)
-        self.losses = np.concatenate([self.losses, np.full(extra, np.nan)])
-        self.variances = np.concatenate([self.variances, np.zeros(extra)])
-        self.examples = np.concatenate([self.examples, np.zeros(extra)])
-        self.status = np.concatenate([self.status, np.zeros(extra, dtype=np.uint8)])
-
-
-def _example_variance(losses: NDArray[np.float64], examples: NDArray[np.float64]) -> float:
-    """Variance of one example's score, from means over examples.
-
-    Scores in [0, 1] have at most p(1 - p), which a share of right answers has exactly; p is the pooled mean with one
-    success and one failure added. Otherwise half of the spread of the means is taken as noise.
-    """
-    size = np.abs(losses)
-    if float(size.max()) <= 1.0 and (float(losses.min()) >= 0.0 or float(losses.max()) <= 0.0):
-        share = (float(size @ examples) + 1.0) / (float(examples.sum()) + 2.0)
-        return share * (1.0 - share)
-    if losses.size < 2:
-        return 0.0
-    return 0.5 * float(losses.var(ddof=1)) / float((1.0 / examples).mean())
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +128,7 @@ class Estimator:
     def divide(self, history: History) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Indices of the good trials, best first, and of the others that stand for all others, oldest first."""
         settings = self.settings
-        losses = history.estimates()
+        losses = pareto.single(history.estimates())
         told = int(np.count_nonzero(~np.isnan(losses)))
         best = np.empty(min(settings.good, math.ceil(settings.gamma * told)), dtype=np.int64)
         found = tpe.split(losses, best)

@@ -9,7 +9,8 @@ opt.recommend()
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, cast
 
 from dspex.errors import CoreError
 
@@ -28,9 +29,22 @@ _HOME = {
 }
 
 
+_KINDS = {
+    "random": "dspex.optimizers.random.Random",
+    "grid": "dspex.optimizers.grid.Grid",
+    "qmc": "dspex.optimizers.qmc.QMC",
+    "tpe": "dspex.optimizers.tpe.TPE",
+    "gp": "dspex.optimizers.gp.GP",
+    "genetic": "dspex.optimizers.genetic.Genetic",
+    "cmaes": "dspex.optimizers.cmaes.CMAES",
+    "bandit": "dspex.optimizers.bandit.Bandit",
+    "auto": "dspex.optimizers.auto.Auto",
+}
+
+
 def names() -> tuple[str, ...]:
     """The optimizers that `create` knows."""
-    return ("random", "tpe")
+    return tuple(_KINDS)
 
 
 def create(
@@ -48,7 +62,7 @@ def create(
         name: One of `names()`.
         space: The Variables and rules.
         seed: Everything asked is a function of the space, the seed and what was told.
-        objectives: The direction, `("maximize",)` or `("minimize",)`.
+        objectives: The direction, "maximize" or "minimize", of each number that is told.
         budget: Trials planned, when known; the random beginning is shorter for a short search.
         state: From `Optimizer.state()`: continues bit for bit. Seed, objectives and budget are then the state's.
 
@@ -56,20 +70,16 @@ def create(
         CoreError: DX3011 for an unknown name or objectives, DX3012 when the state is not this optimizer's or does not
             fit the space.
     """
-    from dspex.optimizers.random import Random
-    from dspex.optimizers.tpe import TPE
-
-    kinds: dict[str, type[Optimizer]] = {"random": Random, "tpe": TPE}
-    if name not in kinds:
-        raise CoreError("DX3011", f"no optimizer is named {name!r}", fix=f"choose one of {', '.join(names())}")
+    if name not in _KINDS:
+        raise CoreError("DX3011", f"no optimizer is named {name!r}", fix=f"choose one of {', '.join(_KINDS)}")
+    module, _, kind = _KINDS[name].rpartition(".")
+    optimizer = cast("type[Optimizer]", getattr(import_module(module), kind))
     if state is not None:
-        return kinds[name].resume(space, state)
-    return kinds[name](space, seed=seed, objectives=objectives, budget=budget)
+        return optimizer.resume(space, state)
+    return optimizer(space, seed=seed, objectives=objectives, budget=budget)
 
 
 def __getattr__(name: str) -> object:
     if name in _HOME:
-        from importlib import import_module
-
         return getattr(import_module(_HOME[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -14,13 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dspex.compiler.lower.lowering import Lowered, lower
-from dspex.core.parzen import PENDING, TOLD, History
+from dspex.core import pareto
+from dspex.core.history import PENDING, TOLD, History
 from dspex.errors import CoreError
 from dspex.optimizers import snapshot
 from dspex.program.space import Space
 
 Direction = Literal["maximize", "minimize"]
 
+MOST_OBJECTIVES = 16
+_DIRECTIONS = frozenset(("maximize", "minimize"))
 _SEED_MASK = (1 << 63) - 1
 _FRESH_DRAWS = 256
 
@@ -47,7 +50,7 @@ class Optimizer(ABC):
     Args:
         space: The Variables and rules.
         seed: Any integer.
-        objectives: One direction.
+        objectives: The direction of each objective, one or several.
         budget: Trials planned, or None.
     """
 
@@ -61,21 +64,21 @@ class Optimizer(ABC):
         objectives: Sequence[Direction] = ("maximize",),
         budget: int | None = None,
     ) -> None:
-        if len(objectives) != 1 or objectives[0] not in ("maximize", "minimize"):
+        if isinstance(objectives, str) or not 1 <= len(objectives) <= MOST_OBJECTIVES or set(objectives) - _DIRECTIONS:
             raise CoreError(
                 "DX3011",
-                f"objectives must be one of ('maximize',) and ('minimize',), got {tuple(objectives)!r}",
-                fix="combine several scores into one number before telling it",
+                f"objectives are 1 to {MOST_OBJECTIVES} of 'maximize' and 'minimize', got {objectives!r}",
+                fix="write objectives=('minimize',), or one direction for each number that is told",
             )
         if budget is not None and budget < 1:
             raise CoreError("DX3011", f"budget is the number of trials planned, at least 1, got {budget}")
         self.seed = seed & _SEED_MASK
         self.objectives: tuple[Direction, ...] = tuple(objectives)
         self.budget = budget
-        self._sign = -1.0 if objectives[0] == "maximize" else 1.0
+        self._signs = np.array([-1.0 if each == "maximize" else 1.0 for each in objectives])
         self._lock = threading.RLock()
         self._lowered = _lowered(space)
-        self._history = History(self._lowered.table)
+        self._history = History(self._lowered.table, len(self.objectives))
         self._seen: Counter[bytes] = Counter()
         self._queue: list[NDArray[np.float64]] = []
         self._prepare()
@@ -100,16 +103,40 @@ class Optimizer(ABC):
 
         Args:
             candidate: The candidate, or its id.
-            value: Its score in the direction of the objective; NaN = failed.
+            value: Its score, or one for each objective, in the objectives' directions; NaN = failed.
             noise: An int is the number of examples that `value` is the mean of, a float its variance; None = exact.
 
         Raises:
-            CoreError: DX3013 for a candidate that was never asked, DX3014 for a value or noise that is no number.
+            CoreError: DX3013 for a candidate that was never asked, DX3014 for a value or noise that is no number, or
+                for another number of values than there are objectives.
         """
-        number = _single(value)
+        losses = self._losses(value)
         variance, examples = _noise(noise)
         with self._lock:
-            self._history.record(self._index(candidate), self._sign * number, variance, examples)
+            index = self._index(candidate)
+            again = self._history.status[index] != PENDING
+            self._history.record(index, losses, variance, examples)
+            self._observe(index, again)
+
+    def learn(self, config: Mapping[str, object], value: float | Sequence[float], *, noise: float | None = None) -> int:
+        """Take over a trial of an earlier study: it counts as asked and told. Returns its id.
+
+        Args:
+            config: What was evaluated; what it lacks is at its default.
+            value: As for `tell`.
+            noise: As for `tell`.
+
+        Raises:
+            CoreError: DX3014 as for `tell`.
+            ProgramError: for a value outside its domain.
+        """
+        losses = self._losses(value)
+        variance, examples = _noise(noise)
+        with self._lock:
+            index = self._append(np.ascontiguousarray(self._lowered.encode(config)))
+            self._history.record(index, losses, variance, examples)
+            self._observe(index, False)
+            return index
 
     def fail(self, candidate: Candidate | int, reason: str = "") -> None:
         """Report that a candidate could not be evaluated. The search keeps away from it.
@@ -119,25 +146,43 @@ class Optimizer(ABC):
             reason: Kept by whoever records trials; it does not influence the search.
         """
         del reason
-        self.tell(candidate, math.nan)
+        self.tell(candidate, [math.nan] * len(self.objectives))
 
     def recommend(self) -> Candidate:
         """The candidate with the best posterior mean: a lucky value over few examples is drawn towards the others.
+
+        With several objectives, the one of the front that is nearest to the best of each objective, every objective
+        measured by its range over the front.
 
         Raises:
             CoreError: DX3015 when nothing but failures was told.
         """
         with self._lock:
-            estimates = self.estimates()
-            if np.isnan(estimates).all():
-                raise CoreError("DX3015", "nothing was told yet, or every candidate failed", fix="tell a value first")
-            index = int(np.nanargmin(self._sign * estimates))
-            return self.candidate(index)
+            losses = self._believed()
+            front = self._front(losses)
+            reached = losses[:, front]
+            low, high = reached.min(axis=1, keepdims=True), reached.max(axis=1, keepdims=True)
+            distance = np.square((reached - low) / np.where(high > low, high - low, 1.0)).sum(axis=0)
+            return self.candidate(int(front[int(np.argmin(distance))]))
+
+    def front(self) -> list[Candidate]:
+        """The candidates that no other one is better than in every objective, by posterior means, in order of id.
+
+        Raises:
+            CoreError: DX3015 when nothing but failures was told.
+        """
+        with self._lock:
+            return [self.candidate(int(index)) for index in self._front(self._believed())]
 
     def estimates(self) -> NDArray[np.float64]:
-        """Posterior mean of every candidate by id, in the objective's units; NaN = pending or failed."""
+        """Posterior means by id in the objectives' units; NaN = pending or failed.
+
+        Returns:
+            (n,) float64 with one objective, (n, M) with several.
+        """
         with self._lock:
-            return self._sign * self._history.estimates()
+            values = (self._signs[:, np.newaxis] * self._believed()).T
+            return np.ascontiguousarray(values[:, 0] if len(self.objectives) == 1 else values)
 
     def candidate(self, id: int) -> Candidate:
         """The candidate of an id."""
@@ -188,6 +233,7 @@ class Optimizer(ABC):
                 "layout": snapshot.layout(self._lowered),
                 "history": snapshot.save_history(self._history),
                 "queue": [snapshot.save_array(column) for column in self._queue],
+                "search": self._search_state(),
             }
 
     @classmethod
@@ -199,26 +245,68 @@ class Optimizer(ABC):
         optimizer._history = loaded.history
         optimizer._queue = loaded.queue
         optimizer._seen = Counter(_key(loaded.history.columns[:, i]) for i in range(loaded.history.count))
+        optimizer._prepare()
+        optimizer._restore(loaded.search)
         return optimizer
 
     # --- for the kinds of optimizer -------------------------------------------------------------
 
     @abstractmethod
     def _prepare(self) -> None:
-        """Build what depends on the lowered space; called again when it grows."""
+        """Build what depends on the lowered space and the history; called again when either is replaced."""
 
     @abstractmethod
     def _ranked(self, step: int) -> NDArray[np.float64]:
         """Candidates that obey the rules, the best first, (D, N) float64."""
+
+    def _observe(self, index: int, again: bool) -> None:
+        """Take note that trial `index` was told or failed, `again` when it had a value or had failed before."""
+        del index, again  # the history says enough for most kinds
+
+    def _search_state(self) -> dict[str, Any]:
+        """What the kind of optimizer must remember beside the history, as JSON-able data."""
+        return {}
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        """Take over what `_search_state` gave, after `_prepare`.
+
+        Raises:
+            CoreError: DX3012 when it is not what this kind of optimizer writes.
+        """
+        if state:
+            snapshot.reject(f"{self.name} keeps nothing beside its history, it has {sorted(state)}")
+
+    def _believed(self) -> NDArray[np.float64]:
+        """Posterior means of the losses of every trial, (M, n) float64; NaN = pending or failed."""
+        return self._history.estimates()
+
+    def _front(self, losses: NDArray[np.float64]) -> NDArray[np.int64]:
+        front = pareto.front(losses)
+        if not front.size:
+            raise CoreError("DX3015", "nothing was told yet, or every candidate failed", fix="tell a value first")
+        return front
+
+    def _losses(self, value: float | Sequence[float]) -> NDArray[np.float64]:
+        values = [value] if isinstance(value, int | float) else list(value)
+        if len(values) != len(self.objectives) or any(math.isinf(float(each)) for each in values):
+            raise CoreError(
+                "DX3014",
+                f"a value is a finite number for each of {len(self.objectives)} objectives, NaN for a failure, "
+                f"got {value!r}",
+            )
+        return self._signs * np.array([float(each) for each in values])
+
+    def _append(self, column: NDArray[np.float64]) -> int:
+        index = self._history.append(column)
+        self._seen[_key(column)] += 1
+        return index
 
     def _told(self) -> int:
         return int(np.count_nonzero(self._history.status[: self._history.count] == TOLD))
 
     def _ask(self) -> Candidate:
         column = np.ascontiguousarray(self._next())
-        index = self._history.append(column)
-        self._seen[_key(column)] += 1
-        return Candidate(index, self._lowered.decode(column))
+        return Candidate(self._append(column), self._lowered.decode(column))
 
     def _next(self) -> NDArray[np.float64]:
         step = self._history.count
@@ -262,13 +350,6 @@ def _lowered(space: Space | Lowered) -> Lowered:
 def _key(column: NDArray[np.float64]) -> bytes:
     """Identity by active values: inactive rows are NaN, all with the same bits; -0.0 counts as 0.0."""
     return (column + 0.0).tobytes()
-
-
-def _single(value: float | Sequence[float]) -> float:
-    values = [value] if isinstance(value, int | float) else list(value)
-    if len(values) != 1 or math.isinf(float(values[0])):
-        raise CoreError("DX3014", f"a value is one number, NaN for a failure, got {value!r}")
-    return float(values[0])
 
 
 def _noise(noise: float | None) -> tuple[float, int]:

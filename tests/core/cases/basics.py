@@ -1,10 +1,8 @@
-"""For every kernel: a strategy for its arguments, which of them it writes, and its naive oracle."""
+"""Cases of encoding, random numbers, rules, sampling, TPE, racing and resampling."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,40 +12,10 @@ from hypothesis import strategies as st
 from dspex.compiler.lower.lowering import Lowered
 from dspex.core import abi, streams
 from tests.core import naive
+from tests.core.cases.registry import Case, case
 from tests.core.spaces import SEEDS, STEPS, drawn, spaces, stack
 
 COUNTS = st.integers(1, 5)
-
-
-@dataclass(frozen=True)
-class Case:
-    """One call.
-
-    Attributes:
-        args: Arguments of the kernel.
-        writes: Positions of the arrays that it must fill or change.
-        expected: What the oracle says: the written arrays in order, then the result when there is one.
-        tolerance: Largest relative difference, 0 for equality.
-        part: Narrows the written arrays to what is defined, or None.
-    """
-
-    args: tuple[Any, ...]
-    writes: tuple[int, ...]
-    expected: Callable[[], list[Any]]
-    tolerance: float = 0.0
-    part: Callable[[list[Any]], list[Any]] | None = None
-
-
-Builder = Callable[[st.DrawFn], Case]
-CASES: dict[str, Builder] = {}
-
-
-def case(name: str) -> Callable[[Builder], Builder]:
-    def add(builder: Builder) -> Builder:
-        CASES[name] = builder
-        return builder
-
-    return add
 
 
 def _row(draw: st.DrawFn) -> tuple[Lowered, int]:

@@ -1,0 +1,102 @@
+"""Columnar trial history: arrays appended in place, no Python object for a trial."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dspex.core import abi
+from dspex.core.abi import ParamTable
+from dspex.core.kernels import tpe
+
+PENDING: Final = 0
+TOLD: Final = 1
+FAILED: Final = 2
+
+
+class History:
+    """Trials as arrays, one column each.
+
+    Args:
+        table: The parameter table, D rows.
+        objectives: M, at least 1.
+        capacity: Trials to hold before the arrays grow.
+
+    Attributes:
+        count: Trials so far.
+        columns: (D, capacity) float64; the first `count` columns are in use.
+        losses: (M, capacity) float64, lower is better; NaN until told and when failed.
+        variances: (M, capacity) float64, noise variance of each loss; 0 when exact or when `examples` says it.
+        examples: (capacity,) float64, examples that each loss is the mean of; 0 when not known.
+        status: (capacity,) uint8: PENDING, TOLD or FAILED.
+    """
+
+    def __init__(self, table: ParamTable, objectives: int = 1, capacity: int = 64) -> None:
+        self.count = 0
+        self.columns = abi.empty_population(abi.dimension_count(table), capacity)
+        self.losses = np.full((objectives, capacity), np.nan)
+        self.variances = np.zeros((objectives, capacity))
+        self.examples = np.zeros(capacity)
+        self.status = np.zeros(capacity, dtype=np.uint8)
+
+    @property
+    def objectives(self) -> int:
+        """M."""
+        return self.losses.shape[0]
+
+    def append(self, column: NDArray[np.float64]) -> int:
+        """Add a pending trial and return its index."""
+        if self.count == self.status.shape[0]:
+            self._grow()
+        index = self.count
+        self.columns[:, index] = column
+        self.count += 1
+        return index
+
+    def record(self, index: int, losses: NDArray[np.float64], variances: float = 0.0, examples: int = 0) -> None:
+        """Set or replace a trial's losses, (M,) float64; NaN in one of them = failed."""
+        failed = bool(np.isnan(losses).any())
+        self.losses[:, index] = np.nan if failed else losses
+        self.variances[:, index] = variances
+        self.examples[index] = examples
+        self.status[index] = FAILED if failed else TOLD
+
+    def estimates(self) -> NDArray[np.float64]:
+        """Losses with their noise taken into account, (M, count) float64; NaN = pending or failed."""
+        out = np.empty((self.objectives, self.count))
+        examples, told = self.examples[: self.count], self.status[: self.count] == TOLD
+        averaged = (examples > 0.0) & told
+        for objective in range(self.objectives):
+            losses, variances = self.losses[objective, : self.count], self.variances[objective, : self.count]
+            if averaged.any():
+                variances = np.where(averaged, example_variance(losses[averaged], examples[averaged]), variances)
+                variances[averaged] /= examples[averaged]
+            tpe.shrink(losses, variances, out[objective])
+        return out
+
+    def _grow(self) -> None:
+        extra = self.status.shape[0]
+        objectives = self.objectives
+        rows = self.columns.shape[0]
+        self.columns = np.concatenate([self.columns, abi.empty_population(rows, extra)], axis=1)
+        self.losses = np.concatenate([self.losses, np.full((objectives, extra), np.nan)], axis=1)
+        self.variances = np.concatenate([self.variances, np.zeros((objectives, extra))], axis=1)
+        self.examples = np.concatenate([self.examples, np.zeros(extra)])
+        self.status = np.concatenate([self.status, np.zeros(extra, dtype=np.uint8)])
+
+
+def example_variance(losses: NDArray[np.float64], examples: NDArray[np.float64]) -> float:
+    """Variance of one example's score, from means over examples.
+
+    Scores in [0, 1] have at most p(1 - p), which a share of right answers has exactly; p is the pooled mean with one
+    success and one failure added. Otherwise half of the spread of the means is taken as noise.
+    """
+    size = np.abs(losses)
+    if float(size.max()) <= 1.0 and (float(losses.min()) >= 0.0 or float(losses.max()) <= 0.0):
+        share = (float(size @ examples) + 1.0) / (float(examples.sum()) + 2.0)
+        return share * (1.0 - share)
+    if losses.size < 2:
+        return 0.0
+    return 0.5 * float(losses.var(ddof=1)) / float((1.0 / examples).mean())
