@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 
 import nox
@@ -46,9 +47,13 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def tests_nojit(session: nox.Session) -> None:
-    """Run the core's and the optimizers' tests with kernels as plain Python."""
-    install(session, "test", "bench", extras="cli")
-    session.run("python", "-m", "pytest", "tests/core", "tests/optimizers", *session.posargs, env={"DSPEX_JIT": "0"})
+    """Run the core's and most optimizers' tests with kernels as Python; fails under 95 % of the kernels' lines."""
+    install(session, "test", "bench", "coverage", extras="cli")
+    plain = {"DSPEX_JIT": "0"}
+    session.run("python", "-m", "pytest", "tests/core", "-m", "not slow", "--cov", *session.posargs, env=plain)
+    # A Gaussian process in plain Python takes minutes for what takes seconds; its kernels' own tests ran above.
+    without = ["-m", "not slow", "-k", "not gp and not auto"]
+    session.run("python", "-m", "pytest", "tests/optimizers", *without, *session.posargs, env=plain)
 
 
 @nox.session
@@ -56,8 +61,35 @@ def tests_boundscheck(session: nox.Session) -> None:
     """Run the core's and the optimizers' tests with bounds checks in every kernel."""
     install(session, "test", "bench", extras="cli")
     session.run(
-        "python", "-m", "pytest", "tests/core", "tests/optimizers", *session.posargs, env={"DSPEX_BOUNDSCHECK": "1"}
+        "python",
+        "-m",
+        "pytest",
+        "tests/core",
+        "tests/optimizers",
+        "-m",
+        "not slow",
+        *session.posargs,
+        env={"DSPEX_BOUNDSCHECK": "1"},
     )
+
+
+@nox.session
+def native(session: nox.Session) -> None:
+    """Build the libraries of compiled kernels for every x86-64 level and run the core's tests on them."""
+    install(session, "test", "bench", extras="cli")
+    session.run("python", "-m", "release.kernels")
+    session.run("python", "-m", "pytest", "tests/core", "tests/optimizers", *session.posargs)
+
+
+@nox.session
+def wheels(session: nox.Session) -> None:
+    """Build a release into dist/: the wheel for Linux on x86-64 with its libraries, the one for all, the sdist."""
+    install(session, extras="cli")
+    session.install("build")
+    session.run("python", "-m", "release.kernels")
+    session.run("python", "-m", "build", "--wheel", env={"DSPEX_NATIVE": "1"})
+    session.run("python", "-m", "build", "--wheel")
+    session.run("python", "-m", "build", "--sdist")
 
 
 @nox.session
@@ -73,6 +105,20 @@ def bench(session: nox.Session) -> None:
         "--benchmark-columns=min,median,rounds",
         *session.posargs,
     )
+
+
+@nox.session
+def kernels(session: nox.Session) -> None:
+    """Compare kernels with plain C and NumPy: `nox -s kernels -- --only SUBSTRING --json FILE`."""
+    install(session, extras="cli")
+    session.run("python", "-m", "benchmarks.kernels", *session.posargs)
+
+
+@nox.session
+def startup(session: nox.Session) -> None:
+    """Print how long the first candidates take on a fresh and on a warm machine."""
+    install(session, extras="cli")
+    session.run("python", "-m", "benchmarks.startup", *session.posargs)
 
 
 @nox.session
@@ -128,8 +174,10 @@ def demo(session: nox.Session) -> None:
 
 @nox.session
 def peers(session: nox.Session) -> None:
-    """Run the same work on a peer, installed in an environment of its own: `nox -s peers -- dspy`."""
-    names = session.posargs or ["dspy"]
+    """Run the same work on a peer, installed in an environment of its own: `nox -s peers -- NAME... [--OPTION...]`."""
+    names = list(itertools.takewhile(lambda word: not word.startswith("-"), session.posargs))
+    options = session.posargs[len(names) :]
+    names = names or ["dspy"]
     install(session, extras="cli")
     for name in names:
         venv = os.path.join(session.create_tmp(), f"peer-{name}")
@@ -138,4 +186,4 @@ def peers(session: nox.Session) -> None:
         session.run(
             python, "-m", "pip", "install", "-q", "-r", f"benchmarks/peers/{name}/requirements.txt", external=True
         )
-        session.run("python", "-m", f"benchmarks.peers.{name}", "--peer-python", python)
+        session.run("python", "-m", f"benchmarks.peers.{name}", "--peer-python", python, *options)

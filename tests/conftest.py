@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+# Finds where kernels are kept, before a test moves that.
+import tests.kernels  # noqa: F401  # pyright: ignore[reportUnusedImport]
+
 # A runner started in the background ignores SIGINT, and the processes that tests interrupt would inherit that.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

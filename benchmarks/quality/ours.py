@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import dspex as dx
+from benchmarks.quality.space import Category, Config, Integer, Parameter, Real, Space
 from dspex.optimizers import Candidate
 from dspex.optimizers import create as create_optimizer
-
-from benchmarks.quality.space import Category, Config, Integer, Parameter, Real, Space
 
 
 class Ours:
@@ -16,19 +15,20 @@ class Ours:
 
     def __init__(self, name: str, space: Space, seed: int, budget: int) -> None:
         self._space = space
-        self._search = create_optimizer(name, convert(space), seed=seed, objectives=("minimize",), budget=budget)
+        self.optimizer = create_optimizer(name, convert(space), seed=seed, objectives=("minimize",), budget=budget)
         self._candidate: Candidate | None = None
 
     def ask(self) -> Config:
-        self._candidate = self._search.ask()
+        self._candidate = self.optimizer.ask()
         return self._space.active(self._candidate.config)
 
-    def tell(self, value: float, examples: int | None) -> None:
+    def tell(self, value: float | None, examples: int | None) -> None:
         assert self._candidate is not None
-        self._search.tell(self._candidate, value, noise=examples)
+        assert value is not None, f"{self._candidate.config} breaks a rule"
+        self.optimizer.tell(self._candidate, value, noise=examples)
 
     def recommend(self) -> Config:
-        return self._space.active(self._search.recommend().config)
+        return self._space.active(self.optimizer.recommend().config)
 
 
 def convert(space: Space) -> dx.Space:
@@ -39,8 +39,8 @@ def convert(space: Space) -> dx.Space:
         variables[parameter.name] = _variable(parameter, when)
     rules: list[dx.Rule] = []
     for rule in space.rules:
-        total = sum((variables[name] for name in rule.names[1:]), variables[rule.names[0]])
-        holds = total <= rule.bound
+        first, *rest = (variables[name] * weight for name, weight in rule.terms)
+        holds = sum(rest, first) <= rule.bound
         rules.append(holds if rule.when is None else variables[rule.when[0]].is_(rule.when[1]).implies(holds))
     return dx.Space(list(variables.values()), rules=rules)
 

@@ -45,17 +45,17 @@ Parameter = Real | Integer | Category
 
 @dataclass(frozen=True)
 class AtMost:
-    """A rule: the sum of the named parameters is at most `bound`, and where `when` is given only under it."""
+    """A rule: the weighted sum of parameters is at most `bound`; where `when` is given, only under it."""
 
-    names: tuple[str, ...]
-    bound: float
+    terms: tuple[tuple[str, int], ...]
+    bound: int
     when: When | None = None
 
     def excess(self, config: Mapping[str, float | int | str]) -> float:
-        """By how much the rule is broken; 0 or less where it holds."""
+        """By how much a configuration breaks the rule; 0 or less where it holds."""
         if self.when is not None and config[self.when[0]] != self.when[1]:
             return 0.0
-        return sum(float(config[name]) for name in self.names) - self.bound
+        return sum(weight * float(config[name]) for name, weight in self.terms) - self.bound
 
 
 @dataclass(frozen=True)
@@ -73,3 +73,7 @@ class Space:
             if when is None or kept.get(when[0]) == when[1]:
                 kept[parameter.name] = config[parameter.name]
         return kept
+
+    def obeys(self, config: Mapping[str, float | int | str]) -> bool:
+        """Whether a configuration breaks no rule."""
+        return all(rule.excess(config) <= 0.0 for rule in self.rules)

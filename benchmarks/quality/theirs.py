@@ -14,12 +14,21 @@ class Searcher(Protocol):
     """What a run needs of an optimizer; it minimises."""
 
     def ask(self) -> Config: ...
-    def tell(self, value: float, examples: int | None) -> None: ...
-    def recommend(self) -> Config: ...
+    def tell(self, value: float | None, examples: int | None) -> None:
+        """The value of what was asked; None = not evaluated, because it breaks a rule."""
+        ...
+
+    def recommend(self) -> Config | None:
+        """The best; None = nothing was evaluated yet."""
+        ...
 
 
 class Optuna:
-    """Optuna with one of its samplers, everything else as it comes."""
+    """Optuna with one of its samplers, everything else as it comes.
+
+    It cannot be told rules beforehand. A configuration that breaks one is a pruned trial; with "tpe-constrained" the
+    study also gets by how much each rule is broken or kept.
+    """
 
     def __init__(self, sampler: str, space: Space, seed: int) -> None:
         self._optuna: Any = importlib.import_module("optuna")
@@ -31,15 +40,18 @@ class Optuna:
             "random": lambda: samplers.RandomSampler(seed=seed),
             "tpe": lambda: samplers.TPESampler(seed=seed, multivariate=True, group=False, constant_liar=False),
             "tpe-group": lambda: samplers.TPESampler(seed=seed, multivariate=True, group=True, constant_liar=False),
+            "tpe-constrained": lambda: samplers.TPESampler(seed=seed, multivariate=True),
             "gp": lambda: samplers.GPSampler(seed=seed),
         }
         self._space = space
-        self._study: Any = self._optuna.create_study(sampler=makers[sampler]())
+        self._constrained = sampler == "tpe-constrained"
+        self.study: Any = self._optuna.create_study(sampler=makers[sampler]())
         self._configs: dict[int, Config] = {}
         self._trial: Any = None
+        self._valued = False
 
     def ask(self) -> Config:
-        trial = self._trial = self._study.ask()
+        trial = self._trial = self.study.ask()
         config: Config = {}
         for parameter in self._space.parameters:
             if parameter.when is None or config.get(parameter.when[0]) == parameter.when[1]:
@@ -47,11 +59,19 @@ class Optuna:
         self._configs[trial.number] = config
         return config
 
-    def tell(self, value: float, examples: int | None) -> None:
-        self._study.tell(self._trial, value)
+    def tell(self, value: float | None, examples: int | None) -> None:
+        trial = self._trial
+        if self._constrained:
+            for i, rule in enumerate(self._space.rules):
+                trial.set_constraint(f"rule {i}", rule.excess(self._configs[trial.number]))
+        if value is None:
+            self.study.tell(trial, state=self._optuna.trial.TrialState.PRUNED)
+        else:
+            self._valued = True
+            self.study.tell(trial, value)
 
-    def recommend(self) -> Config:
-        return self._configs[self._study.best_trial.number]
+    def recommend(self) -> Config | None:
+        return self._configs[self.study.best_trial.number] if self._valued else None
 
 
 def _suggest(trial: Any, parameter: Real | Integer | Category) -> float | int | str:
@@ -71,9 +91,7 @@ class CatCMA:
         self._reals = [p for p in space.parameters if isinstance(p, Real)]
         self._grids = [p for p in space.parameters if isinstance(p, Integer) and p.hi - p.lo > 1]
         self._lists = [(p.name, p.values) for p in space.parameters if isinstance(p, Category)]
-        self._lists += [
-            (p.name, (p.lo, p.hi)) for p in space.parameters if isinstance(p, Integer) and p.hi - p.lo == 1
-        ]
+        self._lists += [(p.name, (p.lo, p.hi)) for p in space.parameters if isinstance(p, Integer) and p.hi - p.lo == 1]
         self._search: Any = importlib.import_module("cmaes").CatCMAwM(
             x_space=[[p.lo, p.hi] for p in self._reals] or None,
             z_space=[list(range(p.lo, p.hi + 1)) for p in self._grids] or None,
@@ -100,7 +118,8 @@ class CatCMA:
         self._config = config
         return config
 
-    def tell(self, value: float, examples: int | None) -> None:
+    def tell(self, value: float | None, examples: int | None) -> None:
+        assert value is not None, "it runs where there are no rules"
         if value < self._best[0]:
             self._best = (value, self._config)
         self._generation.append((self._solution, value))

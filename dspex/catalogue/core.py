@@ -57,8 +57,8 @@ CORE: dict[str, Entry] = {
     ),
     "DX3011": Entry(
         "an unknown optimizer, or settings that it does not take",
-        "See dspex.optimizers.names() for the optimizers. Objectives are one of maximize and minimize; budget "
-        "is a positive number of trials.",
+        "See dspex.optimizers.names() for the optimizers. Each objective is one of maximize and minimize; budget "
+        "is a positive number of trials; evaluation_seconds, which auto alone takes, is a time of at least 0.",
     ),
     "DX3012": Entry(
         "an optimizer's state does not fit",
@@ -83,11 +83,41 @@ CORE: dict[str, Entry] = {
     "DX3016": Entry(
         "a race that cannot be run",
         "A race needs at least one candidate and one example, none of them twice, eta of at least 2, and "
-        "positive keep and first.",
+        "positive keep and first; Race also a budget that is not negative, a lag of at least 1, a gate between 0 "
+        "and 1, and a policy that it knows.",
     ),
     "DX3017": Entry(
         "a result that does not belong to the race",
         "Only the race's candidates and examples may be reported, each pair with one score, finite or None "
         "for a failure. Two different scores for one pair mean that the caller mixed up results.",
+    ),
+    "DX3025": Entry(
+        "an evolution that cannot be run, or a state of another one",
+        "A population has at least two individuals and one objective; the probabilities of crossover and mutation "
+        "lie in [0, 1]. A state continues only an engine with the same size and objectives.",
+    ),
+    "DX3026": Entry(
+        "losses that are not one generation's",
+        "tell() takes one column of losses for each candidate that ask() returned, in the same order, one row for "
+        "each objective. Use NaN for a candidate that failed.",
+    ),
+    "DX3027": Entry(
+        "a reference point that does not fit the losses",
+        "The hypervolume is measured from a reference point with one finite number for each of two or more "
+        "objectives, worse than every loss that is to count.",
+    ),
+    "DX3035": Entry(
+        "not the state of a race",
+        "Race.resume takes what Race.state() returned, whole. A state that lost or changed a part cannot be continued: "
+        "start a race with the same arguments and report the results that are known.",
+    ),
+    "DX3040": Entry(
+        "not a number of candidates",
+        "ask() returns one candidate, ask(n) a list of n for n = 0, 1, 2, … to be evaluated at the same time.",
+    ),
+    "DX3045": Entry(
+        "a library of compiled kernels is not whole",
+        "Its bytes do not match the hash at its end: an installation or a copy that broke off. Kernels are compiled on "
+        "this machine instead, with the same results. Install dspex again, or delete the file that is named.",
     ),
 }

@@ -34,8 +34,12 @@ def own_checks() -> list[Line]:
         ok = os.access(path, os.W_OK)
         lines.append(Line(name, ok, str(path), None if ok else f"make {path} writable or set DSPEX_HOME"))
     from dspex.core import jit
+    from dspex.core.native import library
 
-    lines.append(Line("kernels", True, "compiled" if jit.ENABLED else "plain Python (DSPEX_JIT=0)"))
+    served = library.report() if jit.ENABLED else "plain Python (DSPEX_JIT=0)"
+    fix = "install dspex again, or delete what is named: kernels are then compiled on this machine"
+    wrong = "; ".join(library.problems)
+    lines.append(Line("kernels", not wrong, wrong or served, fix if wrong else None))
     chosen = settings.setting("lm")
     lines.append(Line("model", True, chosen or "none chosen: pass lm=, or set DSPEX_LM, for example to local/smollm2"))
     rich = importlib.util.find_spec("rich") is not None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dspex.cli.output import BUDGET, DONE, FAULT, INTERRUPTED, channel, emit, must_be_writable, note
+from dspex.optimizers import names
 
 if TYPE_CHECKING:
     from dspex.cli.progress import Show
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from dspex.study.stop import StopToken
     from dspex.study.study import Study
     from dspex.telemetry.events import ContentMode, Json
-
-STRATEGIES = ("auto", "tpe", "random")
 
 
 def run_study(
@@ -143,7 +142,7 @@ def report_exit_code(status: str) -> int:
     "--held-out", type=click.Path(path_type=Path), help="Held-out data of your own; otherwise a part of DATA."
 )
 @click.option("--lm", help="Model to use, for example local/smollm2.")
-@click.option("--strategy", type=click.Choice(STRATEGIES), default="auto", show_default=True)
+@click.option("--strategy", type=click.Choice(names()), default="auto", show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option(
     "--concurrency", type=click.IntRange(min=1), help="Evaluations in flight; by default what the model allows."

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dspex.core.abi import ParamTable
+from dspex.core.kernels import encode
 from dspex.errors import CoreError
 
 
@@ -20,16 +21,10 @@ def population(table: ParamTable, array: NDArray[np.float64]) -> NDArray[np.floa
         raise CoreError(
             "DX3007", f"a population is a C-contiguous ({count}, N) float64 array, not {array.shape} {array.dtype}"
         )
-    if np.isinf(array).any():
-        raise CoreError("DX3007", "a population holds an infinite value")
-    rows = np.flatnonzero(table.ncat)
-    if rows.size:
-        entries, ends = array[rows], table.ncat[rows, np.newaxis]
-        # NaN, an inactive row, differs from itself and is in no order.
-        bad = (entries < 0) | (entries >= ends) | ((entries != np.floor(entries)) & (entries == entries))
-        if bad.any():
-            d = rows[int(bad.any(axis=1).argmax())]
-            raise CoreError("DX3007", f"row {d}: a category outside 0 to {table.ncat[d] - 1}")
+    d = encode.flawed(table, array)
+    if d >= 0:
+        domain = f"a category outside 0 to {table.ncat[d] - 1}" if table.ncat[d] else "an infinite value"
+        raise CoreError("DX3007", f"row {d} of a population holds {domain}")
     return array
 
 

@@ -1,10 +1,11 @@
-"""Runs every kernel that a study needs once, on a tiny table, so that it is compiled or loaded from the disk cache."""
+"""Runs every kernel that the core itself calls, on a tiny table, so that it is compiled or loaded."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from dspex.core import parzen, statistics
+from dspex.core import evolution, importance, pareto
+from dspex.core import statistics as intervals
 from dspex.core.abi import Kind, Op, ParamTable, validate
 from dspex.core.history import History
 from dspex.core.kernels import encode, racing
@@ -34,20 +35,40 @@ def tiny_table() -> ParamTable:
 
 
 def exercise() -> None:
-    """Call everything once; the results do not matter."""
-    table = tiny_table()
-    sampler = Sampler(table)
+    """Call once what the core offers beside optimizers; the results do not matter."""
+    sampler = Sampler(tiny_table())
     population = sampler.sample(32, 0)
-    encode.decode(table, population, natural := np.empty_like(population))
-    encode.encode(table, natural, population)
-    history = History(table, capacity=32)
+    encode.decode(sampler.table, population, natural := np.empty_like(population))
+    encode.encode(sampler.table, natural, population)
+    history = History(sampler.table, capacity=32)
     for i in range(32):
         column = history.append(population[:, i])
         if i < 28:
             history.record(column, np.array([float(i % 7)]), 0.01)
-    parzen.Estimator(sampler, parzen.Settings()).suggest(history, 0, 1)
+    importance.shares(sampler, history, 0)
+    for objectives in range(1, 5):
+        evolve(sampler, objectives)
+    statistics()
+
+
+def evolve(sampler: Sampler, objectives: int) -> None:
+    """Two generations of a tiny population, and the volume behind it."""
+    engine = evolution.NSGA2(sampler, 8, objectives=objectives)
+    for _ in range(2):
+        values = np.nan_to_num(engine.ask())
+        losses = np.stack([np.abs(values - objective / objectives).sum(axis=0) for objective in range(objectives)])
+        engine.tell(losses)
+        if objectives > 1:
+            pareto.hypervolume(losses, losses.max(axis=1) + 1.0)
+            pareto.contributions(losses, losses.max(axis=1) + 1.0)
+
+
+def statistics() -> None:
+    """Call what intervals, tests and racing need once."""
     racing.promote(np.zeros((2, 2)), 1, 1, np.empty(2), np.empty(2, dtype=np.int64))
-    scores = np.linspace(0.0, 1.0, 20)
-    statistics.mean_interval(scores, resamples=100)
-    statistics.paired_p_value(scores, scores * scores + 0.1, resamples=10)
-    statistics.paired_p_value(scores[:5], scores[:5] + 0.1)
+    scores = np.linspace(0.0, 1.0, 60)
+    intervals.mean_interval(scores, resamples=100)
+    intervals.paired_p_value(scores, scores * scores + 0.1, resamples=10)
+    intervals.paired_p_value(scores[:5], scores[:5] + 0.1)
+    intervals.signed_rank_p_value(scores, scores * scores + 0.1)
+    intervals.signed_rank_p_value(scores[:5], scores[:5] + 0.1)

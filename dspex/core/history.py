@@ -31,10 +31,14 @@ class History:
         variances: (M, capacity) float64, noise variance of each loss; 0 when exact or when `examples` says it.
         examples: (capacity,) float64, examples that each loss is the mean of; 0 when not known.
         status: (capacity,) uint8: PENDING, TOLD or FAILED.
+        told: How many trials have losses.
+        noisy: Whether a trial was ever told with noise.
     """
 
     def __init__(self, table: ParamTable, objectives: int = 1, capacity: int = 64) -> None:
         self.count = 0
+        self.told = 0
+        self.noisy = False
         self.columns = abi.empty_population(abi.dimension_count(table), capacity)
         self.losses = np.full((objectives, capacity), np.nan)
         self.variances = np.zeros((objectives, capacity))
@@ -57,24 +61,62 @@ class History:
 
     def record(self, index: int, losses: NDArray[np.float64], variances: float = 0.0, examples: int = 0) -> None:
         """Set or replace a trial's losses, (M,) float64; NaN in one of them = failed."""
-        failed = bool(np.isnan(losses).any())
+        failed = any(loss != loss for loss in losses.tolist())
+        self.told += (not failed) - int(self.status[index] == TOLD)
         self.losses[:, index] = np.nan if failed else losses
         self.variances[:, index] = variances
         self.examples[index] = examples
         self.status[index] = FAILED if failed else TOLD
+        self.noisy = self.noisy or variances > 0.0 or examples > 0
 
-    def estimates(self) -> NDArray[np.float64]:
-        """Losses with their noise taken into account, (M, count) float64; NaN = pending or failed."""
-        out = np.empty((self.objectives, self.count))
-        examples, told = self.examples[: self.count], self.status[: self.count] == TOLD
-        averaged = (examples > 0.0) & told
-        for objective in range(self.objectives):
-            losses, variances = self.losses[objective, : self.count], self.variances[objective, : self.count]
+    def recount(self) -> None:
+        """Bring `told` and `noisy` up to date after the arrays were filled from elsewhere."""
+        self.told = int(np.count_nonzero(self.status[: self.count] == TOLD))
+        self.noisy = bool(self.variances[:, : self.count].any() or self.examples[: self.count].any())
+
+    def priors(self) -> NDArray[np.float64]:
+        """What the noise of all trials together says, (M, 3) float64: for `estimates`.
+
+        For each objective the mean and the variance of what the losses estimate, infinite where there is no noise, and
+        the variance of one example's score, 0 where no loss is a mean over examples.
+        """
+        out = np.zeros((self.objectives, 3))
+        window = slice(0, self.count)
+        averaged = (self.examples[window] > 0.0) & (self.status[window] == TOLD)
+        for objective, prior in enumerate(out):
             if averaged.any():
-                variances = np.where(averaged, example_variance(losses[averaged], examples[averaged]), variances)
-                variances[averaged] /= examples[averaged]
-            tpe.shrink(losses, variances, out[objective])
+                prior[2] = example_variance(self.losses[objective, window][averaged], self.examples[window][averaged])
+            tpe.prior(self.losses[objective, window], self._noise(objective, window, prior[2]), prior[:2])
         return out
+
+    def estimates(
+        self, priors: NDArray[np.float64] | None = None, columns: NDArray[np.int64] | None = None
+    ) -> NDArray[np.float64]:
+        """Losses with their noise taken into account; NaN = pending or failed.
+
+        Args:
+            priors: From `priors`; None = those of now.
+            columns: Trials, (n,) int64; None = all.
+
+        Returns:
+            (M, n) float64.
+        """
+        priors = self.priors() if priors is None else priors
+        window = slice(0, self.count) if columns is None else columns
+        out = np.array(self.losses[:, window], order="C")  # never a view: it is written to
+        for objective, (mean, spread, score) in enumerate(priors.tolist()):
+            if spread < np.inf:
+                tpe.shrink(
+                    self.losses[objective, window], self._noise(objective, window, score), mean, spread, out[objective]
+                )
+        return out
+
+    def _noise(self, objective: int, window: slice | NDArray[np.int64], score: float) -> NDArray[np.float64]:
+        """Noise variance of each loss, when one example's score has variance `score`."""
+        variances, examples = self.variances[objective, window], self.examples[window]
+        if score > 0.0:
+            return np.where(examples > 0.0, score / np.maximum(examples, 1.0), variances)
+        return variances
 
     def _grow(self) -> None:
         extra = self.status.shape[0]
@@ -95,7 +137,7 @@ def example_variance(losses: NDArray[np.float64], examples: NDArray[np.float64])
     """
     size = np.abs(losses)
     if float(size.max()) <= 1.0 and (float(losses.min()) >= 0.0 or float(losses.max()) <= 0.0):
-        share = (float(size @ examples) + 1.0) / (float(examples.sum()) + 2.0)
+        share = (float((size * examples).sum()) + 1.0) / (float(examples.sum()) + 2.0)
         return share * (1.0 - share)
     if losses.size < 2:
         return 0.0

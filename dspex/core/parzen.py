@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dspex.core import abi, pareto
+from dspex.core import abi
 from dspex.core.history import History
 from dspex.core.kernels import tpe
 from dspex.core.population import Sampler
+from dspex.core.standing import Standing, others
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +23,9 @@ class Settings:
     Attributes:
         gamma: Share of trials that count as good.
         good: Most trials that count as good.
-        kernels: Most kernels of the other mixture; with it, ask does not slow down as history grows.
-        recent: Of these, how many are the latest trials; the rest are spread evenly over the others.
+        spread: Most kernels of the other mixture for older trials, at even distances; with it and `recent`, ask does
+            not slow down as history grows.
+        recent: Kernels for the latest trials.
         candidates: Candidates drawn and scored for each ask.
         bandwidth: Bandwidth of a numeric row for one observation, as a share of its interval.
         narrowest: Smallest bandwidth, as a share of the interval.
@@ -32,13 +35,27 @@ class Settings:
 
     gamma: float = 0.12
     good: int = 25
-    kernels: int = 96
+    spread: int = 96
     recent: int = 32
     candidates: int = 64
     bandwidth: float = 0.15
     narrowest: float = 0.01
     smoothing: float = 1.0
     prior: float = 1.0
+
+
+_NEAR: Final = 500
+"""Trials that are kept side by side; a power of two would put all rows into the same lines of the cache."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Weights:
+    """What depends on the number of a mixture's observations alone: (k + 1,) arrays, the prior last."""
+
+    sigma: NDArray[np.float64]
+    smoothing: float
+    cumulative: NDArray[np.float64]
+    logarithm: NDArray[np.float64]
 
 
 class Estimator:
@@ -56,12 +73,22 @@ class Estimator:
         gridded = (sampler.width > 0.0) & (table.step > 0.0) & (table.log_flag == 0)
         # Below half a step the density at a grid point says nothing about the point's share of the mass.
         self._floor[gridded] = np.maximum(self._floor[gridded], 0.5 * table.step[gridded] / sampler.width[gridded])
+        groups = np.empty((rows, 4), dtype=np.int64)
+        self._groups = groups[: tpe.group_rows(table, sampler.width, groups)].copy()
+        self._weights: dict[int, _Weights] = {}
+        # Columns of a long history lie far apart in memory; those in use are kept side by side.
+        self._near = np.empty((rows, _NEAR))
+        self._places: dict[int, int] = {}
+        self._scratch: dict[str, NDArray[np.float64]] = {}
 
-    def suggest(self, history: History, seed: int, step: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    def suggest(
+        self, history: History, standing: Standing, seed: int, step: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """Candidates that obey the rules, and their order from best to worst.
 
         Args:
             history: All trials; at least one told.
+            standing: Their order.
             seed: Key of the random numbers.
             step: Key of the random numbers, below 2**40.
 
@@ -69,87 +96,99 @@ class Estimator:
             (D, N) float64 candidates and (N,) int64 indices.
         """
         settings, sampler, table = self.settings, self.sampler, self.sampler.table
-        good, others = self.divide(history)
-        good_sigma = self._sigma(good.size)
-        other_sigma = self._sigma(others.size)
-        good_weights, other_weights = self._weights(good.size), self._weights(others.size)
-        rows, n = abi.dimension_count(table), settings.candidates
-
-        centres, norms = np.empty((good.size + 1, rows)), np.empty((good.size + 1, rows))
-        tpe.build_mixture(table, sampler.origin, sampler.width, history.columns, good, good_sigma, centres, norms)
-        candidates = abi.empty_population(rows, n)
-        good_smoothing = self._smoothing(good.size)
+        good = standing.best(min(settings.good, math.ceil(settings.gamma * history.told)))
+        rest = others(history.count, good, settings.spread, settings.recent)
+        weights = self._weigh(good.size)
+        centres, below, mass = self._mixture(history, good, weights)
+        count = settings.candidates
+        candidates = np.empty((centres.shape[0], count))
         tpe.propose(
             table,
             sampler.origin,
             sampler.width,
             centres,
-            np.cumsum(good_weights),
-            good_sigma,
-            good_smoothing,
+            below,
+            mass,
+            weights.cumulative,
+            weights.sigma,
+            weights.smoothing,
             seed,
             step,
             sampler.stack,
+            np.empty(count, dtype=np.int64),
             candidates,
         )
         sampler.repair(candidates, seed, step)
-        score = np.empty(n)
+        score = self._score(centres, mass, weights, candidates)
+        weights = self._weigh(rest.size)
+        centres, below, mass = self._mixture(history, rest, weights)
+        score -= self._score(centres, mass, weights, candidates)
+        return candidates, np.argsort(-score, kind="stable")
+
+    def _mixture(
+        self, history: History, members: NDArray[np.int64], weights: _Weights
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        sampler, sigma = self.sampler, weights.sigma
+        centres, below, mass = self._borrow("mixture", 3, sigma.size, members.size + 1)
+        places = self._gather(history, members.tolist())
+        tpe.build_mixture(sampler.table, sampler.origin, sampler.width, self._near, places, sigma, centres, below, mass)
+        return centres, below, mass
+
+    def _gather(self, history: History, members: list[int]) -> NDArray[np.int64]:
+        """Columns of `_near` that hold the trials, which never change."""
+        places = self._places
+        missing = [member for member in members if member not in places]
+        if len(places) + len(missing) > self._near.shape[1]:
+            places.clear()
+            missing = members
+            if len(missing) > self._near.shape[1]:
+                self._near = np.empty((self._near.shape[0], 2 * len(missing)))
+        for member in missing:
+            place = places[member] = len(places)
+            self._near[:, place] = history.columns[:, member]
+        return np.array([places[member] for member in members], dtype=np.int64)
+
+    def _score(
+        self,
+        centres: NDArray[np.float64],
+        mass: NDArray[np.float64],
+        weights: _Weights,
+        candidates: NDArray[np.float64],
+    ) -> NDArray[np.float64]:
+        kernels, count = centres.shape[1], candidates.shape[1]
+        out = np.empty(count)
         tpe.log_density(
-            table,
-            sampler.origin,
-            sampler.width,
+            self.sampler.table,
+            self._groups,
+            self.sampler.origin,
+            self.sampler.width,
             centres,
-            norms,
-            np.log(good_weights),
-            good_sigma,
-            good_smoothing,
+            mass,
+            weights.logarithm,
+            weights.sigma,
+            weights.smoothing,
             candidates,
-            np.empty((good.size + 1, n)),
-            score,
+            self._borrow("terms", 5, kernels),
+            self._borrow("scores", kernels + 10, tpe.DENSITY_BLOCK),
+            out,
         )
-        centres, norms = np.empty((others.size + 1, rows)), np.empty((others.size + 1, rows))
-        tpe.build_mixture(table, sampler.origin, sampler.width, history.columns, others, other_sigma, centres, norms)
-        against = np.empty(n)
-        tpe.log_density(
-            table,
-            sampler.origin,
-            sampler.width,
-            centres,
-            norms,
-            np.log(other_weights),
-            other_sigma,
-            self._smoothing(others.size),
-            candidates,
-            np.empty((others.size + 1, n)),
-            against,
-        )
-        return candidates, np.argsort(against - score, kind="stable")
+        return out
 
-    def divide(self, history: History) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Indices of the good trials, best first, and of the others that stand for all others, oldest first."""
-        settings = self.settings
-        losses = pareto.single(history.estimates())
-        told = int(np.count_nonzero(~np.isnan(losses)))
-        best = np.empty(min(settings.good, math.ceil(settings.gamma * told)), dtype=np.int64)
-        found = tpe.split(losses, best)
-        best = best[:found]
-        is_other = np.ones(history.count, dtype=np.bool_)
-        is_other[best] = False
-        others = np.flatnonzero(is_other)
-        if others.size > settings.kernels:
-            older = others.size - settings.recent
-            spread = (np.arange(settings.kernels - settings.recent) * older) // (settings.kernels - settings.recent)
-            others = np.concatenate([others[spread], others[older:]])
-        return best, others
+    def _borrow(self, use: str, *shape: int) -> NDArray[np.float64]:
+        """Scratch that lasts: a fresh array of this size costs the system more than filling it."""
+        size = math.prod(shape)
+        if use not in self._scratch or self._scratch[use].size < size:
+            self._scratch[use] = np.empty(2 * size)
+        return self._scratch[use][:size].reshape(shape)
 
-    def _sigma(self, observations: int) -> NDArray[np.float64]:
-        exponent = -1.0 / (self._floor.shape[0] + 4.0)
-        return np.maximum(self.settings.bandwidth * max(observations, 1) ** exponent, self._floor)
-
-    def _smoothing(self, observations: int) -> float:
-        return self.settings.smoothing / max(observations, 1)
-
-    def _weights(self, observations: int) -> NDArray[np.float64]:
-        weights = np.ones(observations + 1)
-        weights[-1] = self.settings.prior
-        return weights / weights.sum()
+    def _weigh(self, observations: int) -> _Weights:
+        if observations not in self._weights:
+            settings, size = self.settings, max(observations, 1)
+            sigma = np.maximum(settings.bandwidth * size ** (-1.0 / (self._floor.shape[0] + 4.0)), self._floor)
+            weights = np.ones(observations + 1)
+            weights[-1] = settings.prior
+            weights /= weights.sum()
+            self._weights[observations] = _Weights(
+                sigma, settings.smoothing / size, np.cumsum(weights), np.log(weights)
+            )
+        return self._weights[observations]

@@ -74,7 +74,7 @@ class Sampler:
         Raises:
             CoreError: DX3010 when no candidate that obeys the rules was found.
         """
-        population = abi.empty_population(abi.dimension_count(self.table), count)
+        population = np.empty((abi.dimension_count(self.table), count))
         sampling.sample(self.table, self.origin, self.width, seed, step, self.stack, population)
         self.repair(population, seed, step)
         return population
@@ -137,7 +137,7 @@ class Sampler:
         rows = self.rule_rows.shape[1]
         fewest: NDArray[np.uint8] | None = None
         for descent in range(DESCENTS):
-            column = abi.empty_population(rows, 1)
+            column = np.empty((rows, 1))
             key = step + _DESCENT + _INSIDE * (descent * (DESCENT_MOVES + 2) + 2)
             sampling.sample(self.table, self.origin, self.width, seed, key, self.stack, column)
             holds = self.holds(column)[:, 0]
@@ -187,8 +187,8 @@ class Sampler:
             return float(self.table.lo[row]) if not categories else float(int(u * categories))
         table = self.table
         return sampling.draw_number(
-            table.kind[row],
-            table.log_flag[row],
+            int(table.kind[row]),
+            int(table.log_flag[row]),
             table.lo[row],
             table.hi[row],
             table.step[row],

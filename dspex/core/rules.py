@@ -12,52 +12,93 @@ from numpy.typing import NDArray
 
 from dspex.core.abi import BLOCK, ParamTable
 from dspex.core.jit import int64, kernel
-from dspex.core.kernels.encode import natural
+from dspex.core.kernels.encode import read_row
 
 
 @kernel(exact=True)
-def run_program(
-    table: ParamTable, population: NDArray[np.float64], first: int, count: int, pc: int, stack: NDArray[np.float64]
-) -> int:
-    """Run the program at `pc` for `count` candidates from `first`; its result is row 0 of the stack.
+def run_programs(
+    table: ParamTable,
+    population: NDArray[np.float64],
+    first: int,
+    count: int,
+    pc: int,
+    stack: NDArray[np.float64],
+    holds: NDArray[np.uint8],
+) -> None:
+    """Run a condition, or all rules, for `count` candidates from `first`.
+
+    All rules in one call, since each call counts references to every array.
 
     Args:
         table: The parameter table.
         population: (D, N) float64.
         first: First candidate of the block.
         count: Candidates in the block, at most 256.
-        pc: Start of the program.
+        pc: Start of a condition, whose result is left in row 0 of the stack; or 0 for the rules.
         stack: (MAX_STACK, BLOCK) float64, scratch.
-
-    Returns:
-        The index after the program's END.
+        holds: (R, N) uint8: 1 where a rule holds; a condition leaves it alone.
     """
-    top = 0
+    ops, args, constants = table.op, table.arg, table.const
+    kinds, logs, sizes = table.kind, table.log_flag, table.ncat
+    if first < 0 or count < 0:
+        return  # never: it lets the compiler leave out the check of each index for a negative one
+    top = int64(0)
     while True:
         # One integer type for every call, so that callees are compiled once.
-        op, arg = int64(table.op[pc]), int64(table.arg[pc])
+        op, arg = int64(ops[pc]), int64(args[pc])
         pc += 1
         if op == 0:
-            return pc
-        if op == 1:
-            value = table.const[arg]
+            if arg < 0:
+                return
             for c in range(count):
-                stack[top, c] = value
-            top += 1
+                holds[arg, first + c] = 1 if stack[0, c] != 0.0 else 0
+            if arg == holds.shape[0] - 1:
+                return
+            top = int64(0)
+        elif op == 1:
+            # A comparison with a constant takes one pass, and so does adding or subtracting a row below.
+            value, following = constants[arg], int64(ops[pc])
+            if 8 <= following <= 11:
+                pc += 1
+                if following == 8:
+                    for c in range(count):
+                        stack[top - 1, c] = 1.0 if stack[top - 1, c] <= value else 0.0
+                elif following == 9:
+                    for c in range(count):
+                        stack[top - 1, c] = 1.0 if stack[top - 1, c] < value else 0.0
+                elif following == 10:
+                    for c in range(count):
+                        stack[top - 1, c] = 1.0 if stack[top - 1, c] >= value else 0.0
+                else:
+                    for c in range(count):
+                        stack[top - 1, c] = 1.0 if stack[top - 1, c] > value else 0.0
+            else:
+                for c in range(count):
+                    stack[top, c] = value
+                top += 1
         elif op == 2:
-            if table.kind[arg] == 0 and table.log_flag[arg] == 0 and table.step[arg] == 0.0:
+            kind, log_flag = int64(kinds[arg]), int64(logs[arg])
+            following = int64(ops[pc])
+            if log_flag == 1 or kind == 1:
+                read_row(kind, log_flag, population, arg, first, count, stack, top)
+                top += 1
+            elif following == 5:
+                pc += 1
+                for c in range(count):
+                    stack[top - 1, c] += population[arg, first + c]
+            elif following == 6:
+                pc += 1
+                for c in range(count):
+                    stack[top - 1, c] -= population[arg, first + c]
+            else:
                 for c in range(count):
                     stack[top, c] = population[arg, first + c]
-            else:
-                kind, log_flag = table.kind[arg], table.log_flag[arg]
-                for c in range(count):
-                    stack[top, c] = natural(kind, log_flag, population[arg, first + c])
-            top += 1
+                top += 1
         elif op == 3:
-            categories = int64(table.ncat[table.arg[pc - 2]])
+            categories = int64(sizes[args[pc - 2]])
             for c in range(count):
                 value = stack[top - 1, c]
-                stack[top - 1, c] = table.const[arg + int(value)] if 0.0 <= value < categories else math.nan
+                stack[top - 1, c] = constants[arg + int(value)] if 0.0 <= value < categories else math.nan
         elif op == 4:
             for c in range(count):
                 value = population[arg, first + c]
@@ -116,13 +157,9 @@ def evaluate_rules(
         holds: (R, N) uint8, overwritten: 1 where the rule holds.
     """
     candidates = population.shape[1]
-    for first in range(0, candidates, BLOCK):
-        count = min(BLOCK, candidates - first)
-        pc = int64(0)
-        for r in range(holds.shape[0]):
-            pc = run_program(table, population, first, count, pc, stack)
-            for c in range(count):
-                holds[r, first + c] = 1 if stack[0, c] != 0.0 else 0
+    if holds.shape[0] > 0:
+        for first in range(0, candidates, BLOCK):
+            run_programs(table, population, first, min(BLOCK, candidates - first), int64(0), stack, holds)
 
 
 @kernel(exact=True)
@@ -145,7 +182,7 @@ def activate(
         stack: (MAX_STACK, BLOCK) float64, overwritten.
     """
     if table.cond_pc[d] >= 0:
-        run_program(table, population, first, count, int64(table.cond_pc[d]), stack)
+        run_programs(table, population, first, count, int64(table.cond_pc[d]), stack, stack.view(np.uint8))
     else:
         for c in range(count):
             stack[0, c] = 1.0

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import math
+import operator
 import threading
 from abc import ABC, abstractmethod
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self, overload
+from numbers import Integral, Real
+from typing import Any, ClassVar, Literal, Self, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dspex.compiler.lower.lowering import Lowered, lower
 from dspex.core import pareto
-from dspex.core.history import PENDING, TOLD, History
+from dspex.core.history import PENDING, History
+from dspex.core.kernels import encode
 from dspex.errors import CoreError
 from dspex.optimizers import snapshot
-from dspex.program.space import Space
+from dspex.program.space import Space, broken_rule
 
 Direction = Literal["maximize", "minimize"]
 
@@ -70,16 +72,19 @@ class Optimizer(ABC):
                 f"objectives are 1 to {MOST_OBJECTIVES} of 'maximize' and 'minimize', got {objectives!r}",
                 fix="write objectives=('minimize',), or one direction for each number that is told",
             )
-        if budget is not None and budget < 1:
-            raise CoreError("DX3011", f"budget is the number of trials planned, at least 1, got {budget}")
-        self.seed = seed & _SEED_MASK
+        if budget is not None and not (_whole(budget) and budget >= 1):
+            raise CoreError("DX3011", f"budget is the number of trials planned, at least 1, got {budget!r}")
+        if not _whole(seed):
+            raise CoreError("DX3011", f"a seed is a whole number, got {seed!r}")
+        self.seed = int(seed) & _SEED_MASK
         self.objectives: tuple[Direction, ...] = tuple(objectives)
-        self.budget = budget
+        self.budget = None if budget is None else int(budget)
         self._signs = np.array([-1.0 if each == "maximize" else 1.0 for each in objectives])
         self._lock = threading.RLock()
         self._lowered = _lowered(space)
         self._history = History(self._lowered.table, len(self.objectives))
-        self._seen: Counter[bytes] = Counter()
+        self._seen: set[bytes] = set()
+        self._waiting: dict[int, bytes] = {}
         self._queue: list[NDArray[np.float64]] = []
         self._prepare()
 
@@ -93,8 +98,10 @@ class Optimizer(ABC):
         """The next candidate, or `n` of them to evaluate at the same time.
 
         Raises:
-            CoreError: DX3010 when no candidate obeys the rules.
+            CoreError: DX3010 when no candidate obeys the rules, DX3040 when `n` is no number of candidates.
         """
+        if n is not None and not (_whole(n) and n >= 0):
+            raise CoreError("DX3040", f"ask() takes a number of candidates, 0 or more, got {n!r}")
         with self._lock:
             return self._ask() if n is None else [self._ask() for _ in range(n)]
 
@@ -114,7 +121,7 @@ class Optimizer(ABC):
         variance, examples = _noise(noise)
         with self._lock:
             index = self._index(candidate)
-            again = self._history.status[index] != PENDING
+            again = self._waiting.pop(index, None) is None
             self._history.record(index, losses, variance, examples)
             self._observe(index, again)
 
@@ -128,12 +135,12 @@ class Optimizer(ABC):
 
         Raises:
             CoreError: DX3014 as for `tell`.
-            ProgramError: for a value outside its domain.
+            ProgramError: for a value outside its domain, DX1403 when a rule of this space does not hold.
         """
         losses = self._losses(value)
         variance, examples = _noise(noise)
         with self._lock:
-            index = self._append(np.ascontiguousarray(self._lowered.encode(config)))
+            index = self._append(self._sound(config))
             self._history.record(index, losses, variance, examples)
             self._observe(index, False)
             return index
@@ -184,6 +191,32 @@ class Optimizer(ABC):
             values = (self._signs[:, np.newaxis] * self._believed()).T
             return np.ascontiguousarray(values[:, 0] if len(self.objectives) == 1 else values)
 
+    def importance(self) -> dict[str, float]:
+        """How much of the variation of what was told each Variable is behind, by name, the greatest first.
+
+        A Variable's share is that of its total effect over the prior: its part in interactions counts, and so does
+        what it decides by conditions. Noise is left out; with several objectives the shares are their mean. Trials
+        that crowd around good values say little about the others, and the shares can say no more than they do.
+
+        Returns:
+            Shares that sum to 1; empty while nothing can be said: fewer than 8 trials with a value, equal values, or
+            differences that noise explains.
+        """
+        from dspex.core.importance import shares
+
+        with self._lock:
+            found = shares(self._lowered.sampler, self._history, self.seed).tolist()
+            ranked = sorted(zip(self._lowered.names, found, strict=True), key=lambda pair: -pair[1])
+        return dict(ranked) if any(found) else {}
+
+    def regret_bound(self) -> float:
+        """How much better than the recommendation any configuration could be, at about 95 % by the own model.
+
+        In the objective's unit, at least 0: a search may stop when this is worth less than its evaluations. NaN while
+        the optimizer cannot say, always so for a kind without such a model.
+        """
+        return math.nan
+
     def candidate(self, id: int) -> Candidate:
         """The candidate of an id."""
         with self._lock:
@@ -193,10 +226,10 @@ class Optimizer(ABC):
         """Ask this configuration before searching on; what it lacks is at its default.
 
         Raises:
-            ProgramError: for a value outside its domain.
+            ProgramError: for a value outside its domain, DX1403 when a rule does not hold.
         """
         with self._lock:
-            self._queue.append(self._lowered.encode(config))
+            self._queue.append(self._sound(config))
 
     def grow(self, space: Space | Lowered) -> None:
         """Go on over the same space with longer Text and Demos pools.
@@ -219,22 +252,24 @@ class Optimizer(ABC):
     def pending(self) -> tuple[int, ...]:
         """Ids of candidates that were asked and not told."""
         with self._lock:
-            return tuple(np.flatnonzero(self._history.status[: self._history.count] == PENDING).tolist())
+            return tuple(self._waiting)
 
     def state(self) -> dict[str, Any]:
         """Everything needed to go on, as JSON-able data; `create(name, space, state=...)` continues bit for bit."""
         with self._lock:
-            return {
-                "schema_version": snapshot.SCHEMA_VERSION,
-                "optimizer": self.name,
-                "seed": self.seed,
-                "objectives": list(self.objectives),
-                "budget": self.budget,
-                "layout": snapshot.layout(self._lowered),
-                "history": snapshot.save_history(self._history),
-                "queue": [snapshot.save_array(column) for column in self._queue],
-                "search": self._search_state(),
-            }
+            return snapshot.sealed(
+                {
+                    "schema_version": snapshot.SCHEMA_VERSION,
+                    "optimizer": self.name,
+                    "seed": self.seed,
+                    "objectives": list(self.objectives),
+                    "budget": self.budget,
+                    "layout": snapshot.layout(self._lowered),
+                    "history": snapshot.save_history(self._history),
+                    "queue": [snapshot.save_array(column) for column in self._queue],
+                    "search": self._search_state(),
+                }
+            )
 
     @classmethod
     def resume(cls, space: Space | Lowered, state: Mapping[str, Any]) -> Self:
@@ -244,7 +279,10 @@ class Optimizer(ABC):
         optimizer = cls(lowered, seed=loaded.seed, objectives=loaded.objectives, budget=loaded.budget)
         optimizer._history = loaded.history
         optimizer._queue = loaded.queue
-        optimizer._seen = Counter(_key(loaded.history.columns[:, i]) for i in range(loaded.history.count))
+        history = loaded.history
+        keys = [_key(column) for column in np.ascontiguousarray(history.columns[:, : history.count].T)]
+        optimizer._seen = set(keys)
+        optimizer._waiting = {index: key for index, key in enumerate(keys) if history.status[index] == PENDING}
         optimizer._prepare()
         optimizer._restore(loaded.search)
         return optimizer
@@ -287,30 +325,40 @@ class Optimizer(ABC):
         return front
 
     def _losses(self, value: float | Sequence[float]) -> NDArray[np.float64]:
-        values = [value] if isinstance(value, int | float) else list(value)
-        if len(values) != len(self.objectives) or any(math.isinf(float(each)) for each in values):
+        values = _floats(value)
+        if len(values) != len(self.objectives) or any(math.isinf(each) for each in values):
             raise CoreError(
                 "DX3014",
                 f"a value is a finite number for each of {len(self.objectives)} objectives, NaN for a failure, "
-                f"got {value!r}",
+                f"got {value!r:.200}",
             )
-        return self._signs * np.array([float(each) for each in values])
+        return self._signs * np.array(values)
+
+    def _sound(self, config: Mapping[str, object]) -> NDArray[np.float64]:
+        """The column of a configuration that obeys the rules."""
+        column = np.ascontiguousarray(self._lowered.encode(config))
+        broken = np.flatnonzero(self._lowered.sampler.holds(column[:, np.newaxis])[:, 0] == 0)
+        if broken.size:
+            raise broken_rule(self._lowered.rules[int(broken[0])], self._lowered.decode(column))
+        return column
 
     def _append(self, column: NDArray[np.float64]) -> int:
         index = self._history.append(column)
-        self._seen[_key(column)] += 1
+        self._seen.add(_key(column))
         return index
 
     def _told(self) -> int:
-        return int(np.count_nonzero(self._history.status[: self._history.count] == TOLD))
+        return self._history.told
 
     def _ask(self) -> Candidate:
-        column = np.ascontiguousarray(self._next())
-        return Candidate(self._append(column), self._lowered.decode(column))
+        column = self._next()
+        index = self._append(column)
+        self._waiting[index] = _key(column)
+        return Candidate(index, self._lowered.decode(column))
 
     def _next(self) -> NDArray[np.float64]:
         step = self._history.count
-        if step == 0:
+        if step == 0 or not self._lowered.variables:
             return self._lowered.default
         if self._queue:
             return self._queue.pop(0)
@@ -322,29 +370,45 @@ class Optimizer(ABC):
         if fresh is not None:
             return fresh
         # Every draw was asked before, so the space is as good as exhausted: the best that is not being evaluated now.
-        busy = {_key(self._history.columns[:, i]) for i in self.pending}
-        idle = [i for i in range(ranked.shape[1]) if _key(ranked[:, i]) not in busy]
-        return ranked[:, idle[0] if idle else 0]
+        busy = set(self._waiting.values())
+        columns = self._settled(ranked)
+        return next((column for column in columns if _key(column) not in busy), columns[0])
 
     def _first_fresh(self, candidates: NDArray[np.float64]) -> NDArray[np.float64] | None:
+        """The first candidate that was not asked before, as it is kept."""
         for index in range(candidates.shape[1]):
-            if _key(candidates[:, index]) not in self._seen:
-                return candidates[:, index]
+            column = self._settled(candidates[:, index : index + 1])[0]
+            if _key(column) not in self._seen:
+                return column
         return None
+
+    def _settled(self, candidates: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Candidates as they are kept, one in each row: drawn values on a logarithmic scale are not rounded yet."""
+        population = np.array(candidates, order="C")
+        encode.settle(self._lowered.table, population)
+        return np.ascontiguousarray(population.T)
 
     def _index(self, candidate: Candidate | int) -> int:
         index = candidate.id if isinstance(candidate, Candidate) else candidate
-        if not 0 <= index < self._history.count:
+        if not _whole(index) or not 0 <= index < self._history.count:
             raise CoreError(
                 "DX3013",
-                f"candidate {index} was never asked; ids go from 0 to {self._history.count - 1}",
+                f"candidate {index!r:.100} was never asked; ids go from 0 to {self._history.count - 1}",
                 fix="tell only candidates that this optimizer's ask() returned",
             )
-        return index
+        return operator.index(index)
 
 
 def _lowered(space: Space | Lowered) -> Lowered:
-    return space if isinstance(space, Lowered) else lower(tuple(space.variables.values()), space.rules)
+    if isinstance(space, Lowered):
+        return space
+    if not isinstance(space, Space):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise CoreError("DX3011", f"a search is over a dspex.Space, got {type(space).__name__}")
+    return lower(tuple(space.variables.values()), space.rules)
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, Integral) and value is not True and value is not False
 
 
 def _key(column: NDArray[np.float64]) -> bytes:
@@ -352,14 +416,23 @@ def _key(column: NDArray[np.float64]) -> bytes:
     return (column + 0.0).tobytes()
 
 
+def _floats(value: object) -> list[float]:
+    """A number, or each of several, as a float; what is no number as infinity."""
+    try:
+        given = [value] if isinstance(value, Real) else list(cast("Iterable[object]", value))
+        return [float(each) if isinstance(each, Real) else math.inf for each in given]
+    except (TypeError, OverflowError):  # not a sequence, or an int beyond every float
+        return [math.inf]
+
+
 def _noise(noise: float | None) -> tuple[float, int]:
     """Variance and number of examples."""
     if noise is None:
         return 0.0, 0
-    if isinstance(noise, int) and not isinstance(noise, bool) and noise >= 1:
-        return 0.0, noise
-    if isinstance(noise, float) and math.isfinite(noise) and noise >= 0.0:
-        return noise, 0
+    if _whole(noise) and noise >= 1:
+        return 0.0, int(noise)
+    if isinstance(noise, Real) and not isinstance(noise, Integral) and math.isfinite(noise) and noise >= 0.0:
+        return float(noise), 0
     raise CoreError(
         "DX3014", f"noise is a number of examples (int, 1 or more) or a variance (float, 0 or more), got {noise!r}"
     )

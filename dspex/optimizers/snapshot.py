@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
@@ -81,14 +83,32 @@ def save_history(history: History) -> dict[str, Any]:
     }
 
 
+def sealed(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The state with a checksum over everything in it."""
+    return {**state, "checksum": _checksum(state)}
+
+
+def _checksum(state: Mapping[str, Any]) -> int:
+    content = {key: value for key, value in state.items() if key != "checksum"}
+    return zlib.crc32(json.dumps(content, sort_keys=True, separators=(",", ":")).encode())
+
+
 def load(state: Mapping[str, Any], name: str, lowered: Lowered) -> Loaded:
     """Check a state against an optimizer and a space.
 
     Raises:
         CoreError: DX3012.
     """
+    if not isinstance(state, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        reject(f"it is a {type(state).__name__}")
     if state.get("schema_version") != SCHEMA_VERSION or state.get("optimizer") != name:
         reject(f"it is of optimizer {state.get('optimizer')!r}, version {state.get('schema_version')!r}")
+    try:
+        whole = state.get("checksum") == _checksum(state)
+    except (TypeError, ValueError):
+        whole = False  # it holds what JSON does not
+    if not whole:
+        reject("its checksum does not match, so it was damaged or changed")
     check_fit(state.get("layout"), lowered)
     seed, budget = state.get("seed"), state.get("budget")
     objectives = state.get("objectives")
@@ -138,6 +158,7 @@ def _load_history(saved: dict[str, object], lowered: Lowered, objectives: int) -
     noise = np.vstack([history.variances[:, :count], history.examples[:count]])
     if not np.isfinite(noise).all() or (noise < 0).any():
         reject("a trial's noise is negative or not finite")
+    history.recount()
     return history
 
 

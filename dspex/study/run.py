@@ -216,9 +216,10 @@ class StudyRun:
 
     async def _prepared(self, gates: Mapping[str, Gate]) -> Search[Any, Any]:
         """Pools filled, space frozen where the models have no choice, and the search over it."""
-        from dspex.core.jit import warm
+        from dspex.optimizers.tpe import TPE
+        from dspex.optimizers.warm import warm
 
-        warm()
+        warm(TPE)
         options, plan = self.options, self.plan
         wall = options.budget.wall_seconds
         evaluations = self.evaluations = Evaluations[Any, Any](

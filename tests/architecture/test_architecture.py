@@ -35,7 +35,8 @@ RANKS = {
 
 # Third-party package -> the places that may import it at run time.
 CONFINED = {
-    "numba": ("core/jit.py",),
+    "numba": ("core/jit.py", "core/native/emit.py"),
+    "llvmlite": ("core/native/emit.py",),
     "httpx": ("providers/transport.py",),
     "aiohttp": ("providers/transport.py",),
     "xllamacpp": ("providers/local_child.py",),

@@ -10,6 +10,7 @@ import pytest
 
 from dspex.testing import MockServer
 from tests.cli.commands import Invoke, capital, invoke_with
+from tests.kernels import share
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +21,7 @@ def _own_folder(  # pyright: ignore[reportUnusedFunction]
     work.mkdir()
     monkeypatch.chdir(work)
     monkeypatch.setenv("DSPEX_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("DSPEX_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("DSPEX_CACHE_DIR", str(share(tmp_path / "cache")))
     for name in ("DSPEX_LM", "OPENAI_BASE_URL", "OPENAI_API_KEY", "DSPEX_MODEL_DIR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(sys, "path", [*sys.path])

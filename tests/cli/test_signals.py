@@ -10,6 +10,7 @@ import pytest
 
 from dspex.testing import Fault, ServerProcess
 from tests.cli.commands import Invoke, ended, read_until, spawn, wait_while
+from tests.kernels import share
 
 OPTIMIZE = ["optimize", "bot:QABot", "train.jsonl", "--metric", "bot:accuracy", "--budget-calls", "150"]
 LM = ["--lm", "openai/mock", "--concurrency", "4"]
@@ -45,7 +46,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The report of the study that nobody interrupts."""
     folder = tmp_path_factory.mktemp("expected")
     with ServerProcess(latency=0.02, answer="tests.cli.commands:capital") as server:
-        places = {"DSPEX_HOME": str(folder / "home"), "DSPEX_CACHE_DIR": str(folder / "cache")}
+        places = {"DSPEX_HOME": str(folder / "home"), "DSPEX_CACHE_DIR": str(share(folder / "cache"))}
         made = ended(spawn("new", "mybot", folder=folder, settings=places))
         assert made.code == 0, made.err
         done = ended(spawn(*OPTIMIZE, *LM, "--json", folder=folder / "mybot", settings=using(server, **places)))

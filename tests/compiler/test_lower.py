@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from dspex.compiler.lower import feasible
 from dspex.compiler.lower.lowering import Lowered, lower
 from dspex.core.abi import Kind
+from dspex.core.kernels import encode
 from dspex.errors import CompileError, ProgramError
 from dspex.program.demos import Demo, DemoSet
 from dspex.program.rules import All, Compare, Const, Ref, one_of
@@ -43,6 +44,7 @@ def refused(code: str, variables: list[Var[Any]], *rules: Any) -> CompileError:
 @given(spaces(), SEEDS)
 def test_columns_and_configurations_are_inverse(lowered: Lowered, seed: int) -> None:
     population = drawn(lowered, 6, seed)
+    encode.settle(lowered.table, population)
     for column in population.T:
         config = lowered.decode(np.ascontiguousarray(column))
         again = lowered.encode(config)

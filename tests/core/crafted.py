@@ -16,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dspex.core import abi, checks
-from dspex.core.kernels import encode, sampling, tpe
+from dspex.core.catcma import CatCMA
+from dspex.core.kernels import acquisition, cmaes, crossover, encode, mutation, qmc, sampling, tpe
+from dspex.core.population import Sampler
 from dspex.core.rules import evaluate_rules
 from dspex.errors import CoreError
 
@@ -101,6 +103,8 @@ def run_kernels(table: abi.ParamTable, wrap: Any = _checked) -> None:
     sampling.sample(wrapped, origin, width, 1, 2, stack, population)
     marks = wrap(np.zeros((abi.rule_count(table), rows), dtype=np.uint8))
     sampling.rule_rows(wrapped, marks)
+    points = wrap(np.linspace(0.0, 1.0, rows * n, endpoint=False).reshape(rows, n))
+    qmc.quantiles(wrapped, origin, width, points, stack, wrap(np.empty((rows, n))))
     held = wrap(np.zeros((marks.shape[0], n), dtype=np.uint8))
     chosen = wrap(np.zeros((rows, n), dtype=np.uint8))
     index = wrap(np.arange(n, dtype=np.int64))
@@ -117,16 +121,55 @@ def run_kernels(table: abi.ParamTable, wrap: Any = _checked) -> None:
         if error.code != "DX3007":
             raise
         return
+    encode.settle(wrapped, population)
+    encode.flawed(wrapped, population)
+    _vary(wrapped, wrap, origin, width, stack, wrap(history))
+    _search(table, wrapped, wrap, stack, wrap(history))
     members, sigma = wrap(np.arange(n, dtype=np.int64)), wrap(np.full(rows, 0.3))
-    centres, norms = wrap(np.empty((n + 1, rows))), wrap(np.empty((n + 1, rows)))
-    tpe.build_mixture(wrapped, origin, width, wrap(history), members, sigma, centres, norms)
-    cumulative = wrap(np.linspace(0.25, 1.0, n + 1))
+    centres, below, mass = (wrap(np.empty((rows, n + 1))) for _ in range(3))
+    tpe.build_mixture(wrapped, origin, width, wrap(history), members, sigma, centres, below, mass)
+    cumulative, picks = wrap(np.linspace(0.25, 1.0, n + 1)), wrap(np.empty(n, dtype=np.int64))
     proposed = wrap(np.empty((rows, n)))
-    tpe.propose(wrapped, origin, width, centres, cumulative, sigma, 1.0, 1, 2, stack, proposed)
-    log_weight, terms = wrap(np.log(np.full(n + 1, 0.25))), wrap(np.empty((n + 1, n)))
+    tpe.propose(wrapped, origin, width, centres, below, mass, cumulative, sigma, 1.0, 1, 2, stack, picks, proposed)
+    groups = wrap(np.empty((rows, 4), dtype=np.int64))
+    groups = groups[: tpe.group_rows(wrapped, width, groups)]
+    log_weight, terms = wrap(np.log(np.full(n + 1, 0.25))), wrap(np.empty((5, n + 1)))
+    scratch, density = wrap(np.empty((n + 11, tpe.DENSITY_BLOCK))), wrap(np.empty(n))
     tpe.log_density(
-        wrapped, origin, width, centres, norms, log_weight, sigma, 1.0, wrap(history), terms, wrap(np.empty(n))
+        wrapped, groups, origin, width, centres, mass, log_weight, sigma, 1.0, wrap(history), terms, scratch, density
     )
+
+
+def _vary(wrapped: abi.ParamTable, wrap: Any, origin: Any, width: Any, stack: Any, parents: Any) -> None:
+    """Candidates near others, and children."""
+    rows, n = parents.shape
+    reach, changes = wrap(np.full(n, 0.3)), wrap(np.linspace(1.0, float(rows), n))
+    every = wrap(np.arange(rows, dtype=np.int64))
+    near = wrap(np.empty((rows, n)))
+    acquisition.neighbours(wrapped, origin, width, parents, every, changes, reach, 1, 2, near)
+    mothers, mates = wrap(np.arange(n, dtype=np.int64)), wrap(np.ones(n, dtype=np.uint8))
+    fathers = wrap(np.arange(n, dtype=np.int64)[::-1].copy())
+    draws, picked = wrap(np.empty(abi.BLOCK)), wrap(np.empty(abi.BLOCK, dtype=np.int64))
+    for blend in (0, 1):
+        children = wrap(np.empty((rows, 2 * n)))
+        crossover.cross(wrapped, parents, mothers, fathers, mates, blend, 1, 2, children)
+        mutation.mutate(wrapped, origin, width, 0.7, 1, 2, stack, draws, picked, children)
+
+
+def _search(table: abi.ParamTable, wrapped: abi.ParamTable, wrap: Any, stack: Any, population: Any) -> None:
+    """A Gaussian and categorical distributions: from candidates to their latents and back."""
+    sampler = Sampler(table)
+    form, n = CatCMA(sampler, 1), population.shape[1]
+    origin, width, place, rows = (wrap(each) for each in (sampler.origin, sampler.width, form.place, form.rows))
+    latents, mean, spreads = wrap(np.empty((n, rows.size))), wrap(form.mean), wrap(np.empty(rows.size))
+    factor, held, path = wrap(form.factor), wrap(form.held), wrap(form.path)
+    categories = wrap(np.empty((n, form.choices.size), dtype=np.int64))
+    cmaes.absorb(wrapped, origin, width, place, population, latents, categories)
+    cmaes.draw_latents(mean, factor, form.sigma, 1, 2, latents)
+    cmaes.draw_categories(wrap(form.probabilities), wrap(form.offsets), 1, 2, categories)
+    cmaes.compose(wrapped, origin, width, place, latents, categories, stack, wrap(np.empty(population.shape)))
+    cmaes.measure(form.sigma, factor, spreads)
+    cmaes.keep_margin(wrapped, origin, width, rows, 0.1, spreads, mean, path, factor, held)
 
 
 def _odd(wrap: Any, rows: int, n: int) -> list[Any]:

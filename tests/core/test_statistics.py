@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from dspex.core import streams
-from dspex.core.statistics import MeanInterval, mean_interval, paired_interval, paired_p_value
+from dspex.core.statistics import (
+    MeanInterval,
+    mean_interval,
+    paired_interval,
+    paired_p_value,
+    signed_rank_p_value,
+)
 from dspex.errors import CoreError
 
 
@@ -67,3 +73,41 @@ def test_settings_out_of_range_are_refused() -> None:
         mean_interval([1.0, 2.0], confidence=1.0)
     with pytest.raises(CoreError, match="DX3008"):
         paired_p_value([1.0], [1.0, 2.0])
+
+
+def test_the_signed_rank_test_of_a_known_example() -> None:
+    # Wilcoxon's own example of corn, as in Fisher (1935): W = 24 of 120 with 15 pairs.
+    differences = [6.125, -8.375, 1.0, 2.0, 0.75, 2.875, 3.5, 5.125, 1.75, 3.625, 7.0, 3.0, 9.375, 7.5, -6.0]
+    assert signed_rank_p_value([0.0] * 15, differences) == pytest.approx(0.0413, abs=1e-3)
+    assert signed_rank_p_value([0.0] * 15, differences, alternative="greater") == pytest.approx(0.0206, abs=1e-3)
+    assert signed_rank_p_value(differences, [0.0] * 15, alternative="greater") == pytest.approx(0.9807, abs=2e-3)
+
+
+def test_five_equal_gains_have_the_smallest_p_value_of_five() -> None:
+    assert signed_rank_p_value([0.1] * 5, [0.1 + 0.2] * 5, alternative="greater") == 1 / 32
+    assert signed_rank_p_value([0.0] * 5, [1.0] * 5) == 2 / 32
+    assert signed_rank_p_value([0.5, 0.5], [0.5, 0.5]) == 1.0
+    assert signed_rank_p_value([0.0, 1.0], [1.0, 0.0]) == 1.0
+
+
+def test_zeros_lift_the_ranks_of_the_rest() -> None:
+    # With three zeros below them, the negative ranks are 4 and 5 of 4 to 8: seven sets of these sum to at most 9.
+    before, after = [0.0] * 8, [0.0, 0.0, 0.0, -1.0, -2.0, 3.0, 4.0, 5.0]
+    assert signed_rank_p_value(before, after, alternative="greater") == 7 / 32
+
+
+def test_the_normal_approximation_takes_over_smoothly() -> None:
+    found: list[float] = []
+    for n in (50, 51):
+        values = [(-1) ** i * (1 + i % 7) + 1.2 for i in range(n)]
+        found.append(signed_rank_p_value([0.0] * n, values))
+    assert found[0] == pytest.approx(found[1], abs=0.05)
+
+
+def test_the_signed_rank_test_is_right_as_often_as_it_says() -> None:
+    rejected = 0
+    for trial in range(200):
+        before = [streams.uniform(3, trial, 0, i) for i in range(60)]
+        after = [streams.uniform(3, trial, 1, i) for i in range(60)]
+        rejected += signed_rank_p_value(before, after) < 0.1
+    assert 8 <= rejected <= 34

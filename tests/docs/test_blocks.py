@@ -19,12 +19,12 @@ from typing import Any, cast
 import pytest
 
 from dspex.cli.main import run
-from dspex.core import jit
 from dspex.lm.types import LMRequest
 from dspex.program.context import using
 from dspex.program.program import Program
 from dspex.testing import ScriptedLM
 from tests.docs.pages import NEEDS_MODEL, PAGES, Block, blocks
+from tests.kernels import share
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 SHELL = ("console", "shell", "sh", "bash")
@@ -48,11 +48,10 @@ def forget(folder: Path) -> None:
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[Path]:
     """An empty working directory with its own stores, from which modules can be imported."""
-    jit.cache_directory()  # Compiled kernels stay where they are: found before the directories change.
     for name in [name for name in os.environ if name.startswith("DSPEX_") and name not in ("DSPEX_JIT",)]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("DSPEX_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("DSPEX_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("DSPEX_CACHE_DIR", str(share(tmp_path / "cache")))
     folder = tmp_path / "work"
     folder.mkdir()
     (folder / "pyproject.toml").touch()

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
+import textwrap
 import threading
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,6 +25,7 @@ from tests.core.spaces import UNHURRIED, spaces
 
 KINDS = pytest.mark.parametrize("kind", names())
 FEW = settings(max_examples=15, deadline=None, suppress_health_check=UNHURRIED)
+MANY = ("minimize", "maximize")
 
 
 def mixed() -> Space:
@@ -168,7 +174,7 @@ def test_values_and_ids_are_checked(kind: str) -> None:
 def test_settings_are_checked() -> None:
     with pytest.raises(CoreError, match="DX3011"):
         create("annealing", mixed())
-    for objectives in ((), ("maximize", "minimize"), ("up",)):
+    for objectives in ((), "maximize", ("up",), ("maximize",) * 17):
         with pytest.raises(CoreError, match="DX3011"):
             create("tpe", mixed(), objectives=objectives)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     with pytest.raises(CoreError, match="DX3011"):
@@ -224,3 +230,169 @@ def test_threads_may_ask_and_tell_at_once(kind: str) -> None:
     assert not errors
     assert opt.asked == 80
     assert opt.pending == ()
+
+
+def several(config: dict[str, Any]) -> list[float]:
+    """Two objectives with a front between x = -1 and x = 1: the first is minimised, the second maximised."""
+    return [(config["x"] - 1) ** 2 + config["k"] / 100, -((config["x"] + 1) ** 2) - config["k"] / 100]
+
+
+def dominates(one: list[float], other: list[float]) -> bool:
+    return one != other and one[0] <= other[0] and one[1] >= other[1]
+
+
+@KINDS
+def test_several_objectives_have_a_front_that_nothing_dominates(kind: str) -> None:
+    opt = create(kind, mixed(), seed=2, objectives=MANY, budget=40)
+    values: list[list[float]] = []
+    for turn in range(40):
+        candidate = opt.ask()
+        if turn % 9 == 5:
+            values.append([math.nan, math.nan])
+            opt.fail(candidate)
+        else:
+            values.append(several(candidate.config))
+            opt.tell(candidate, values[-1])
+    front = [candidate.id for candidate in opt.front()]
+    assert front == sorted(front)
+    assert opt.recommend().id in front
+    told = [value for value in values if not math.isnan(value[0])]
+    for index, value in enumerate(values):
+        assert (index in front) <= (not any(dominates(other, value) for other in told))
+    assert {id for id, value in enumerate(values) if not math.isnan(value[0])} >= set(front)
+    estimates = opt.estimates()
+    assert estimates.shape == (40, 2)
+    assert np.isnan(estimates[:, 0]).tolist() == [math.isnan(value[0]) for value in values]
+
+
+@KINDS
+@settings(FEW, max_examples=6)
+@given(lowered=spaces(least=1), seed=st.integers(0, 99), data=st.data())
+def test_any_state_of_a_search_for_several_objectives_continues(
+    kind: str, lowered: Lowered, seed: int, data: st.DataObject
+) -> None:
+    opt = create(kind, lowered, seed=seed, objectives=MANY, budget=20)
+
+    def step(target: Any, turn: int) -> Any:
+        candidate = target.ask()
+        if turn % 3 != 1:
+            target.tell(candidate, [math.nan if turn % 7 == 0 else (turn * 37 % 11) / 10, turn % 5], noise=0.01)
+        return candidate
+
+    stop = data.draw(st.integers(0, 20))
+    for turn in range(stop):
+        step(opt, turn)
+    other = create(kind, lowered, state=json.loads(json.dumps(opt.state())))
+    for turn in range(stop, stop + 5):
+        assert step(opt, turn) == step(other, turn)
+    assert opt.state() == other.state()
+
+
+@KINDS
+def test_the_state_of_every_step_continues_the_same_search(kind: str) -> None:
+    opt = create(kind, mixed(), seed=8, objectives=("maximize",), budget=18)
+    states: list[str] = []
+    asked: list[Candidate] = []
+    for turn in range(18):
+        states.append(json.dumps(opt.state()))
+        asked.append(opt.ask())
+        if turn % 4 == 3:  # some are told late, and in the other order
+            for candidate in reversed(asked[-3:]):
+                opt.tell(candidate, score(candidate.config), noise=0.01 * turn)
+        elif turn % 4 == 0:
+            opt.tell(asked[-1], score(asked[-1].config), noise=turn + 1)
+    for turn, state in enumerate(states):
+        assert create(kind, mixed(), state=json.loads(state)).ask() == asked[turn]
+
+
+@KINDS
+def test_equal_seeds_are_equal_searches_and_others_are_not(kind: str) -> None:
+    def search(seed: int) -> list[dict[str, Any]]:
+        opt = create(kind, mixed(), seed=seed)
+        found: list[dict[str, Any]] = []
+        for _ in range(14):
+            candidate = opt.ask()
+            opt.tell(candidate, score(candidate.config))
+            found.append(candidate.config)
+        return found
+
+    assert search(1) == search(1)
+    assert search(1) != search(2)
+
+
+THREADS = """
+    import json, sys
+    import dspex as dx
+    from dspex.optimizers import create
+
+    mode = dx.Choice("mode", ("a", "b", "c"))
+    space = dx.Space([mode, dx.Int("k", 1, 20), dx.Float("lr", 1e-4, 1.0, log=True, when=mode.is_not("a"))]
+                     + [dx.Float(f"x{index}", -2, 2) for index in range(8)])
+    found = []
+    for objectives in (("minimize",), ("minimize", "maximize")):
+        opt = create(sys.argv[1], space, seed=5, objectives=objectives, budget=60)
+        for turn in range(24):
+            candidate = opt.ask()
+            x = sum((candidate.config[f"x{index}"] - 0.3) ** 2 for index in range(8)) + candidate.config["k"] / 7
+            opt.tell(candidate, [x, x * turn % 3][: len(objectives)], noise=0.1)
+            found.append(candidate.config)
+        found.append([opt.estimates().tolist(), opt.recommend().id])
+    print(json.dumps(found))
+"""
+
+
+@KINDS
+def test_the_number_of_threads_changes_nothing(kind: str) -> None:
+    outputs: list[Any] = []
+    for threads in ("1", "2"):
+        names_of = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+        environment = {**os.environ, **dict.fromkeys(names_of, threads)}
+        arguments = [sys.executable, "-c", textwrap.dedent(THREADS), kind]
+        done = subprocess.run(arguments, capture_output=True, text=True, timeout=110, env=environment)
+        assert not done.returncode, done.stderr
+        outputs.append(json.loads(done.stdout))
+    assert outputs[0] == outputs[1]
+
+
+@KINDS
+def test_what_an_earlier_search_found_is_built_upon(kind: str) -> None:
+    space = Space([Float("x", 0, 1), Float("y", 0, 1)])
+    earlier = create("qmc", space, seed=1)
+    opt = create(kind, space, seed=2)
+    for _ in range(40):
+        candidate = earlier.ask()
+        opt.learn(candidate.config, -abs(candidate.config["x"] - 0.7) - abs(candidate.config["y"] - 0.2), noise=0.001)
+    config = opt.recommend().config
+    assert abs(config["x"] - 0.7) + abs(config["y"] - 0.2) < 0.25
+    assert opt.asked == 40
+    assert opt.ask().id == 40
+
+
+@KINDS
+def test_a_batch_is_as_good_as_its_parts(kind: str) -> None:
+    together, apart = create(kind, mixed(), seed=4), create(kind, mixed(), seed=4)
+    for _ in range(3):
+        batch = together.ask(5)
+        assert batch == [apart.ask() for _ in range(5)]
+        for candidate in batch:
+            together.tell(candidate, score(candidate.config))
+            apart.tell(candidate, score(candidate.config))
+
+
+@KINDS
+def test_pools_may_grow_at_any_time(kind: str) -> None:
+    text = Text("t", ("one",))
+    opt = create(kind, Space([text, Float("x", 0, 1)]), seed=5)
+    for turn in range(12):
+        batch = opt.ask(2)
+        opt.tell(batch[0], batch[0].config["x"])
+        if turn % 3 == 1:
+            text = text.grown(f"new {turn}")
+            grown = Space([text, Float("x", 0, 1)])
+            if turn % 2:
+                opt.grow(grown)
+            else:
+                opt = create(kind, grown, state=opt.state())
+        opt.tell(batch[1], batch[1].config["x"])
+    assert opt.asked == 24
+    assert opt.recommend().config["x"] == max(opt.candidate(id).config["x"] for id in range(24))

@@ -15,6 +15,7 @@ import dspex.study.loop as loop
 from dspex.errors import DataError, DspexError, NoLMError, ResumeRefused, StudyError, UsageError
 from dspex.lm.spend import Budget, Spend
 from dspex.lm.types import LMRequest
+from dspex.optimizers import names
 from dspex.program.context import using
 from dspex.program.modules import ChainOfThought, Predict
 from dspex.program.program import Program
@@ -426,6 +427,14 @@ def test_optimize_works_from_plain_code_and_through_the_method() -> None:
         Router, messages(120), accuracy, budget=Budget(calls=300), lm=model(), store=MemoryEventStore()
     )
     assert best.study.report.status == "complete"
+
+
+@pytest.mark.parametrize("strategy", [name for name in names() if name != "auto"])
+async def test_every_optimizer_can_search(strategy: str) -> None:
+    best = await study(strategy=strategy)
+    assert best.study.report.status == "complete"
+    assert best.study.report.gain is not None
+    assert best.study.report.gain.low > 0
 
 
 async def test_unknown_strategy_or_policy_is_an_error() -> None:

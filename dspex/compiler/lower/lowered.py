@@ -217,9 +217,11 @@ class Lowered:
                 elif options:
                     config[name] = options[int(number)]
                 elif whole:
-                    config[name] = min(max(int(number), lo), hi)
+                    config[name] = int(number)
+                elif number in exact:
+                    config[name] = exact[number]
                 else:
-                    config[name] = exact[number] if number in exact else min(max(number, lo), hi)
+                    config[name] = number if lo <= number <= hi else min(max(number, lo), hi)
             fill(self.computed, config)
             configs.append(config)
         return configs

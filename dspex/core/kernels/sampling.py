@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dspex.core.abi import BLOCK, ParamTable
-from dspex.core.jit import kernel
-from dspex.core.kernels.encode import canonical, snap
-from dspex.core.rng import uniform
+from dspex.core.jit import int64, kernel
+from dspex.core.kernels.elementary import exp, log
+from dspex.core.kernels.encode import canonical, snap, snap_row
+from dspex.core.rng import fill_uniform, uniform
 from dspex.core.rules import activate
 
 
@@ -24,15 +25,16 @@ def frame(table: ParamTable, origin: NDArray[np.float64], width: NDArray[np.floa
         width: (D,) float64, overwritten; 0 where the row has a single value.
     """
     for d in range(table.kind.shape[0]):
+        kind, log_flag = int64(table.kind[d]), int64(table.log_flag[d])
         lo, hi, half = table.lo[d], table.hi[d], 0.5 * table.step[d]
         if table.kind[d] <= 1 and half > 0.0:
             if table.log_flag[d] == 1:
-                first = canonical(math.exp(lo))
-                last = math.exp(snap(table.kind[d], table.log_flag[d], lo, hi, table.step[d], hi))
-                lo = math.log(max(first - half, 0.5 * first))
-                hi = math.log(last + half)
+                first = canonical(exp(lo))
+                last = exp(snap(kind, log_flag, lo, hi, table.step[d], hi))
+                lo = log(max(first - half, 0.5 * first))
+                hi = log(last + half)
             else:
-                hi = snap(table.kind[d], table.log_flag[d], lo, hi, table.step[d], hi) + half
+                hi = snap(kind, log_flag, lo, hi, table.step[d], hi) + half
                 lo = lo - half
         if table.kind[d] > 1 or table.lo[d] == table.hi[d]:
             origin[d], width[d] = table.lo[d], 0.0
@@ -54,13 +56,55 @@ def draw_category(cat_logp: NDArray[np.float64], offset: int, categories: int, u
     last = categories - 1
     total = 0.0
     for c in range(last):
-        total += math.exp(cat_logp[offset + c])
+        total += exp(cat_logp[offset + c])
         if u < total:
             return float(c)
     # Rounding may leave u above the sum of all weights; a category of weight zero must not be drawn for that.
     while last > 0 and cat_logp[offset + last] == -math.inf:
         last -= 1
     return float(last)
+
+
+@kernel(exact=True)
+def draw_categories(
+    cat_logp: NDArray[np.float64],
+    offset: int,
+    categories: int,
+    shares: NDArray[np.float64],
+    quantiles: NDArray[np.float64],
+    out: NDArray[np.float64],
+) -> None:
+    """`draw_category` at many quantiles of one row.
+
+    Args:
+        cat_logp: Log prior weights.
+        offset: Where the row's begin.
+        categories: Of the row.
+        shares: Scratch, (m,) float64; a row of more than m categories takes longer.
+        quantiles: (n,) float64 in [0, 1).
+        out: (n,) float64, overwritten.
+    """
+    n, last = quantiles.shape[0], categories - 1
+    if last > shares.shape[0]:
+        for i in range(n):
+            out[i] = draw_category(cat_logp, offset, categories, quantiles[i])
+        return
+    for c in range(last):
+        shares[c] = exp(cat_logp[offset + c])
+    for c in range(1, last):
+        shares[c] += shares[c - 1]
+    for i in range(n):
+        out[i] = 0.0
+    for c in range(last):
+        share = shares[c]
+        for i in range(n):
+            out[i] += 1.0 if quantiles[i] >= share else 0.0
+    highest = last
+    while highest > 0 and cat_logp[offset + highest] == -math.inf:
+        highest -= 1
+    if highest < last:
+        for i in range(n):
+            out[i] = min(out[i], float(highest))
 
 
 @kernel(exact=True)
@@ -84,23 +128,40 @@ def sample(
         stack: (MAX_STACK, BLOCK) float64, scratch.
         population: (D, N) float64, overwritten.
     """
-    candidates = population.shape[1]
+    candidates, scratch = population.shape[1], stack.reshape(-1)
+    # Long pieces, since each has its cost, and short enough to stay near the processor.
+    piece = scratch.shape[0] // 4
     for d in range(population.shape[0]):
-        always = table.parent[d] < 0 and table.cond_pc[d] < 0
-        kind, log_flag, lo, hi, pace = table.kind[d], table.log_flag[d], table.lo[d], table.hi[d], table.step[d]
-        for first in range(0, candidates, BLOCK):
-            count = min(BLOCK, candidates - first)
-            if not always:
+        # Scalars, since a call with the whole table costs more than its answer.
+        kind, log_flag, lo, hi = int64(table.kind[d]), int64(table.log_flag[d]), table.lo[d], table.hi[d]
+        pace, start, span = table.step[d], origin[d], width[d]
+        offset, categories = int64(table.cat_off[d]), int64(table.ncat[d])
+        parent, wanted = table.parent[d], float(table.parent_val[d])
+        for first in range(0, candidates, piece):
+            count = min(piece, candidates - first)
+            quantiles, drawn = scratch[:count], population[d, first : first + count]
+            fill_uniform(seed, step, d, first, quantiles)
+            if kind > 1:
+                draw_categories(table.cat_logp, offset, categories, scratch[piece:], quantiles, drawn)
+            elif pace > 0.0:
+                for c in range(count):
+                    drawn[c] = start + quantiles[c] * span
+                snap_row(kind, log_flag, lo, hi, pace, drawn)
+            else:
+                for c in range(count):
+                    z = start + quantiles[c] * span
+                    z = z if z > lo else lo
+                    drawn[c] = hi if z > hi else z
+            if parent >= 0 and table.cond_pc[d] < 0:
+                above = population[parent, first : first + count]
+                for c in range(count):
+                    drawn[c] = drawn[c] if above[c] == wanted else math.nan
+        if table.cond_pc[d] >= 0:
+            for first in range(0, candidates, BLOCK):
+                count = min(BLOCK, candidates - first)
                 activate(table, population, d, first, count, stack)
-            for c in range(count):
-                if always or stack[0, c] != 0.0:
-                    u = uniform(seed, step, d, first + c)
-                    if kind <= 1:
-                        population[d, first + c] = draw_number(kind, log_flag, lo, hi, pace, origin[d], width[d], u)
-                    else:
-                        population[d, first + c] = draw_category(table.cat_logp, table.cat_off[d], table.ncat[d], u)
-                else:
-                    population[d, first + c] = math.nan
+                for c in range(count):
+                    population[d, first + c] = population[d, first + c] if stack[0, c] != 0.0 else math.nan
 
 
 @kernel(exact=True)
@@ -130,20 +191,26 @@ def redraw(
     """
     candidates = population.shape[1]
     for d in range(population.shape[0]):
-        kind, log_flag, lo, hi, pace = table.kind[d], table.log_flag[d], table.lo[d], table.hi[d], table.step[d]
+        # Scalars, since a call with the whole table costs more than its answer.
+        kind, log_flag, lo, hi = int64(table.kind[d]), int64(table.log_flag[d]), table.lo[d], table.hi[d]
+        pace, start, span = table.step[d], origin[d], width[d]
+        offset, categories = int64(table.cat_off[d]), int64(table.ncat[d])
         for first in range(0, candidates, BLOCK):
             count = min(BLOCK, candidates - first)
             activate(table, population, d, first, count, stack)
+            quantiles, drawn = stack[1, :count], stack[3, :count]
             for c in range(count):
-                i = first + c
-                if stack[0, c] == 0.0:
-                    population[d, i] = math.nan
-                elif chosen[d, i] == 1 or population[d, i] != population[d, i]:
-                    u = uniform(seed, step, d, index[i])
-                    if kind <= 1:
-                        population[d, i] = draw_number(kind, log_flag, lo, hi, pace, origin[d], width[d], u)
-                    else:
-                        population[d, i] = draw_category(table.cat_logp, table.cat_off[d], table.ncat[d], u)
+                quantiles[c] = uniform(seed, step, d, index[first + c])
+            if kind > 1:
+                draw_categories(table.cat_logp, offset, categories, stack[2], quantiles, drawn)
+            else:
+                for c in range(count):
+                    drawn[c] = start + quantiles[c] * span
+                snap_row(kind, log_flag, lo, hi, pace, drawn)
+            for c in range(count):
+                value = population[d, first + c]
+                value = drawn[c] if chosen[d, first + c] == 1 or value != value else value
+                population[d, first + c] = value if stack[0, c] != 0.0 else math.nan
 
 
 @kernel(exact=True)

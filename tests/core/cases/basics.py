@@ -10,12 +10,16 @@ from hypothesis import assume
 from hypothesis import strategies as st
 
 from dspex.compiler.lower.lowering import Lowered
-from dspex.core import abi, streams
+from dspex.core import streams
+from dspex.core.kernels import tpe
 from tests.core import naive
 from tests.core.cases.registry import Case, case
+from tests.core.naive import elementary
 from tests.core.spaces import SEEDS, STEPS, drawn, spaces, stack
 
 COUNTS = st.integers(1, 5)
+DIGITS = 2e-12
+"""Values of 12 digits: one unit of the last place of an exponential may decide how the last of them is rounded."""
 
 
 def _row(draw: st.DrawFn) -> tuple[Lowered, int]:
@@ -26,7 +30,7 @@ def _row(draw: st.DrawFn) -> tuple[Lowered, int]:
 def _scalars(lowered: Lowered, d: int) -> tuple[Any, ...]:
     """kind, log_flag, lo, hi and step of a row."""
     table = lowered.table
-    return table.kind[d], table.log_flag[d], float(table.lo[d]), float(table.hi[d]), float(table.step[d])
+    return int(table.kind[d]), int(table.log_flag[d]), float(table.lo[d]), float(table.hi[d]), float(table.step[d])
 
 
 def _framed(lowered: Lowered) -> tuple[Any, Any]:
@@ -49,7 +53,24 @@ def _(draw: st.DrawFn) -> Case:
 def _(draw: st.DrawFn) -> Case:
     lowered, d = _row(draw)
     z = float(drawn(lowered, 1, draw(SEEDS))[d, 0])
-    return Case((*_scalars(lowered, d)[:2], z), (), lambda: [z if math.isnan(z) else naive.natural(lowered, d, z)])
+    return Case(
+        (*_scalars(lowered, d)[:2], z), (), lambda: [z if math.isnan(z) else naive.natural(lowered, d, z)], DIGITS
+    )
+
+
+@case("encode.read_row")
+def _(draw: st.DrawFn) -> Case:
+    lowered, d = _row(draw)
+    n = draw(st.integers(1, 20))
+    first = draw(st.integers(0, n - 1))
+    population = drawn(lowered, n, draw(SEEDS))
+    return Case(
+        (*_scalars(lowered, d)[:2], population, d, first, n - first, np.zeros((3, 24)), 1),
+        (6,),
+        lambda: [naive.naturals(lowered, population)[d, first:]],
+        DIGITS,
+        part=lambda written: [written[0][1, : n - first]],
+    )
 
 
 @case("encode.transformed")
@@ -57,13 +78,12 @@ def _(draw: st.DrawFn) -> Case:
     lowered, d = _row(draw)
     value = draw(st.floats(0.01, 100.0))
     return Case(
-        (*_scalars(lowered, d)[:2], value), (), lambda: [math.log(value) if lowered.table.log_flag[d] else value]
+        (*_scalars(lowered, d)[:2], value), (), lambda: [math.log(value) if lowered.table.log_flag[d] else value], 1e-15
     )
 
 
-@case("encode.snap")
-def _(draw: st.DrawFn) -> Case:
-    lowered, d = _row(draw)
+def _entry(draw: st.DrawFn, lowered: Lowered, d: int) -> float:
+    """Any number about the row's interval, away from the middle between two values."""
     origin, width = naive.frame(lowered, d)
     z = origin + draw(st.floats(-0.5, 1.5)) * max(width, 1.0)
     values = naive.grid(lowered, d)
@@ -72,29 +92,84 @@ def _(draw: st.DrawFn) -> Case:
         gaps = sorted(abs(value - target) for value in values)
         if len(gaps) > 1 and gaps[1] - gaps[0] < 1e-9 * max(gaps[1], 1.0):
             z += 1e-3 * max(width, 1.0)
+    return z
+
+
+@case("encode.snap")
+def _(draw: st.DrawFn) -> Case:
+    lowered, d = _row(draw)
+    z = _entry(draw, lowered, d)
     return Case((*_scalars(lowered, d), z), (), lambda: [naive.snap(lowered, d, z)], 1e-13)
+
+
+@case("encode.snap_row")
+def _(draw: st.DrawFn) -> Case:
+    lowered, d = _row(draw)
+    entries = np.array([_entry(draw, lowered, d) for _ in range(draw(st.integers(1, 20)))])
+    return Case(
+        (*_scalars(lowered, d), entries), (5,), lambda: [np.array([naive.snap(lowered, d, z) for z in entries])], 1e-13
+    )
+
+
+@case("encode.on_grid")
+def _(draw: st.DrawFn) -> Case:
+    lowered, d = _row(draw)
+    values = naive.grid(lowered, d)
+    assume(values is not None and not lowered.variables[d].options)
+    assert values is not None
+    step = float(lowered.table.step[d])
+    value = draw(st.sampled_from(values)) + draw(st.floats(-0.4, 0.4)) * step
+    return Case(
+        (int(lowered.table.kind[d]), values[0], values[-1], step, value),
+        (),
+        lambda: [min(values, key=lambda each: abs(each - value))],
+        1e-12,
+    )
+
+
+@case("encode.settle")
+def _(draw: st.DrawFn) -> Case:
+    lowered, population = _population(draw)
+    return Case((lowered.table, population.copy()), (1,), lambda: [naive.settled(lowered, population)], 1e-13)
+
+
+@case("encode.flawed")
+def _(draw: st.DrawFn) -> Case:
+    lowered, population = _population(draw)
+    places = list(np.ndindex(population.shape))
+    for place in draw(st.lists(st.sampled_from(places), max_size=2)):
+        population[place] = draw(st.sampled_from([math.inf, -math.inf, -1.0, 0.5, 99.0, math.nan]))
+
+    def first() -> int:
+        for d, variable in enumerate(lowered.variables):
+            for z in population[d].tolist():
+                fits = z in range(len(variable.options)) if variable.options else not math.isinf(z)
+                if not fits and not math.isnan(z):
+                    return d
+        return -1
+
+    return Case((lowered.table, population), (), lambda: [first()])
 
 
 @case("encode.decode")
 def _(draw: st.DrawFn) -> Case:
     lowered, population = _population(draw)
 
-    def expected() -> list[Any]:
-        out = np.empty_like(population)
-        for (d, i), z in np.ndenumerate(population):
-            out[d, i] = z if math.isnan(z) else naive.natural(lowered, d, float(z))
-        return [out]
-
-    return Case((lowered.table, population, np.zeros_like(population)), (2,), expected)
+    return Case(
+        (lowered.table, population, np.zeros_like(population)),
+        (2,),
+        lambda: [naive.naturals(lowered, population)],
+        DIGITS,
+    )
 
 
 @case("encode.encode")
 def _(draw: st.DrawFn) -> Case:
     lowered, population = _population(draw)
-    values = np.empty_like(population)
-    for (d, i), z in np.ndenumerate(population):
-        values[d, i] = z if math.isnan(z) else naive.natural(lowered, d, float(z))
-    return Case((lowered.table, values, np.zeros_like(values)), (2,), lambda: [population], 1e-13)
+    values = naive.naturals(lowered, population)
+    return Case(
+        (lowered.table, values, np.zeros_like(values)), (2,), lambda: [naive.settled(lowered, population)], 1e-13
+    )
 
 
 @case("rng.mix")
@@ -132,22 +207,22 @@ def _(draw: st.DrawFn) -> Case:
 
 @case("rng.normal_cdf")
 def _(draw: st.DrawFn) -> Case:
-    x = draw(st.floats(-5.0, 5.0))
-    return Case((x,), (), lambda: [naive.NORMAL.cdf(x)], 1e-8)
+    x = draw(st.floats(-8.0, 8.0) | st.sampled_from([math.inf, -math.inf, math.nan, 0.0]))
+    return Case((x,), (), lambda: [elementary.normal_cdf(x)], 1e-14)
 
 
-@case("rules.run_program")
+@case("rules.run_programs")
 def _(draw: st.DrawFn) -> Case:
     lowered = draw(spaces().filter(lambda each: bool(each.rules)))
     population = drawn(lowered, draw(COUNTS), draw(SEEDS))
     n = population.shape[1]
     first = draw(st.integers(0, n - 1))
-    end = int(np.flatnonzero(lowered.table.op == abi.Op.END)[0]) + 1
+    held = np.full((len(lowered.rules), n), 9, dtype=np.uint8)
     return Case(
-        (lowered.table, population, first, n - first, 0, stack()),
-        (5,),
-        lambda: [naive.holds(lowered, population)[0, first:].astype(float), end],
-        part=lambda written: [written[0][0, : n - first]],
+        (lowered.table, population, first, n - first, 0, stack(), held),
+        (6,),
+        lambda: [naive.holds(lowered, population)[:, first:]],
+        part=lambda written: [written[0][:, first:]],
     )
 
 
@@ -191,7 +266,22 @@ def _(draw: st.DrawFn) -> Case:
     lowered, d = _row(draw)
     assume(bool(lowered.variables[d].options))
     table, u = lowered.table, streams.uniform(draw(SEEDS), 0, 0, 0)
-    return Case((table.cat_logp, table.cat_off[d], table.ncat[d], u), (), lambda: [naive.draw(lowered, d, u)])
+    return Case((table.cat_logp, int(table.cat_off[d]), int(table.ncat[d]), u), (), lambda: [naive.draw(lowered, d, u)])
+
+
+@case("sampling.draw_categories")
+def _(draw: st.DrawFn) -> Case:
+    lowered, d = _row(draw)
+    assume(bool(lowered.variables[d].options))
+    table, seed = lowered.table, draw(SEEDS)
+    quantiles = np.array([streams.uniform(seed, 0, 0, i) for i in range(draw(st.integers(1, 20)))])
+    # Scratch for fewer categories than the row has, too.
+    shares = np.zeros(draw(st.integers(0, 4)))
+    return Case(
+        (table.cat_logp, int(table.cat_off[d]), int(table.ncat[d]), shares, quantiles, np.zeros(quantiles.size)),
+        (5,),
+        lambda: [np.array([naive.draw(lowered, d, u) for u in quantiles])],
+    )
 
 
 @case("sampling.sample")
@@ -244,11 +334,24 @@ def _(draw: st.DrawFn) -> Case:
 LOSSES = st.lists(st.sampled_from([math.nan, 0.0, 0.25, 0.5, 1.0, -3.0]), min_size=1, max_size=12)
 
 
+@case("tpe.prior")
+def _(draw: st.DrawFn) -> Case:
+    values = np.array(draw(LOSSES))
+    variances = np.array(draw(st.lists(st.floats(0, 2), min_size=values.size, max_size=values.size)))
+    return Case((values, variances, np.zeros(2)), (2,), lambda: [np.array(naive.prior(values, variances))], 1e-9)
+
+
 @case("tpe.shrink")
 def _(draw: st.DrawFn) -> Case:
     values = np.array(draw(LOSSES))
     variances = np.array(draw(st.lists(st.floats(0, 2), min_size=values.size, max_size=values.size)))
-    return Case((values, variances, np.zeros(values.size)), (2,), lambda: [naive.shrink(values, variances)], 1e-9)
+    mean, between = draw(st.floats(-2, 2)), draw(st.floats(0.1, 3))
+    return Case(
+        (values, variances, mean, between, np.zeros(values.size)),
+        (4,),
+        lambda: [mean + between / (between + variances) * (values - mean)],
+        1e-12,
+    )
 
 
 @case("tpe.split")
@@ -268,29 +371,42 @@ def _mixture(draw: st.DrawFn) -> tuple[Lowered, Any, Any, Any]:
     return lowered, history, members, sigma
 
 
+@case("tpe.group_rows")
+def _(draw: st.DrawFn) -> Case:
+    lowered = draw(spaces(most=12))
+    rows = len(lowered.variables)
+    groups = naive.groups(lowered)
+    return Case(
+        (lowered.table, _framed(lowered)[1], np.zeros((rows, 4), dtype=np.int64)),
+        (2,),
+        lambda: [np.array(groups).reshape(-1, 4), len(groups)],
+        part=lambda written: [written[0][: len(groups)]],
+    )
+
+
 @case("tpe.build_mixture")
 def _(draw: st.DrawFn) -> Case:
     lowered, history, members, sigma = _mixture(draw)
-    shape = (members.size + 1, len(lowered.variables))
+    shape = (len(lowered.variables), members.size + 1)
     return Case(
-        (lowered.table, *_framed(lowered), history, members, sigma, np.zeros(shape), np.zeros(shape)),
-        (6, 7),
+        (lowered.table, *_framed(lowered), history, members, sigma, np.zeros(shape), np.zeros(shape), np.zeros(shape)),
+        (6, 7, 8),
         lambda: list(naive.mixture(lowered, history, members, sigma)),
-        1e-6,
+        1e-9,
     )
 
 
 @case("tpe.propose")
 def _(draw: st.DrawFn) -> Case:
     lowered, history, members, sigma = _mixture(draw)
-    centres, _ = naive.mixture(lowered, history, members, sigma)
+    mixture = naive.mixture(lowered, history, members, sigma)
     cumulative = np.cumsum(np.full(members.size + 1, 1 / (members.size + 1)))
     smoothing, seed, step, n = draw(st.floats(0.05, 2.0)), draw(SEEDS), draw(STEPS), draw(COUNTS)
     return Case(
-        (lowered.table, *_framed(lowered), centres, cumulative, sigma, smoothing, seed, step, stack(),
-         np.zeros((len(lowered.variables), n))),
-        (10,),
-        lambda: [naive.propose(lowered, centres, cumulative, sigma, smoothing, seed, step, n)],
+        (lowered.table, *_framed(lowered), *mixture, cumulative, sigma, smoothing, seed, step, stack(),
+         np.zeros(n, dtype=np.int64), np.zeros((len(lowered.variables), n))),
+        (12, 13),
+        lambda: list(naive.propose(lowered, mixture[0], cumulative, sigma, smoothing, seed, step, n)),
         1e-6,
     )  # fmt: skip
 
@@ -298,16 +414,17 @@ def _(draw: st.DrawFn) -> Case:
 @case("tpe.log_density")
 def _(draw: st.DrawFn) -> Case:
     lowered, history, members, sigma = _mixture(draw)
-    centres, norms = naive.mixture(lowered, history, members, sigma)
+    centres, _, mass = naive.mixture(lowered, history, members, sigma)
     weights = np.array([draw(st.floats(0.1, 1.0)) for _ in range(members.size + 1)])
     log_weight, smoothing = np.log(weights / weights.sum()), draw(st.floats(0.05, 2.0))
-    candidates = drawn(lowered, draw(COUNTS), draw(SEEDS))
-    n = candidates.shape[1]
+    candidates = drawn(lowered, draw(st.sampled_from([1, 3, tpe.DENSITY_BLOCK + 2])), draw(SEEDS))
+    n, k = candidates.shape[1], members.size + 1
+    groups = np.array(naive.groups(lowered), dtype=np.int64).reshape(-1, 4)
     return Case(
-        (lowered.table, *_framed(lowered), centres, norms, log_weight, sigma, smoothing, candidates,
-         np.zeros((members.size + 1, n)), np.zeros(n)),
-        (10,),
-        lambda: [naive.log_density(lowered, centres, norms, log_weight, sigma, smoothing, candidates)],
+        (lowered.table, groups, *_framed(lowered), centres, mass, log_weight, sigma, smoothing, candidates,
+         np.zeros((5, k)), np.zeros((k + 10, tpe.DENSITY_BLOCK)), np.zeros(n)),
+        (12,),
+        lambda: [naive.log_density(lowered, centres, mass, log_weight, sigma, smoothing, candidates)],
         1e-9,
     )  # fmt: skip
 

@@ -53,10 +53,30 @@ def snap(lowered: Lowered, d: int, z: float) -> float:
     values = grid(lowered, d)
     log = bool(lowered.table.log_flag[d])
     if values is None:
-        return z if not log or z in (lo, hi) else min(max(math.log(canonical(math.exp(z))), lo), hi)
+        return z
     target = math.exp(z) if log else z
     nearest = min(values, key=lambda value: abs(value - target))
     return math.log(nearest) if log else nearest
+
+
+def naturals(lowered: Lowered, population: Array) -> Array:
+    """Natural values of a population; NaN stays NaN."""
+    out = np.empty_like(population)
+    for (d, i), z in np.ndenumerate(population):
+        out[d, i] = z if math.isnan(z) else natural(lowered, d, float(z))
+    return out
+
+
+def settled(lowered: Lowered, population: Array) -> Array:
+    """Entries that stand for their values of 12 digits."""
+    out = population.copy()
+    for d, variable in enumerate(lowered.variables):
+        if isinstance(variable, Float) and variable.log and variable.step is None:
+            for i, z in enumerate(population[d].tolist()):
+                lo, hi = float(lowered.table.lo[d]), float(lowered.table.hi[d])
+                if not math.isnan(z):
+                    out[d, i] = min(max(math.log(canonical(math.exp(z))), lo), hi)
+    return out
 
 
 def frame(lowered: Lowered, d: int) -> tuple[float, float]:
@@ -156,50 +176,68 @@ def mark_broken(rows: Any, held: Any, seed: int, step: int, index: Any) -> NDArr
     return chosen
 
 
-def shrink(values: Array, variances: Array) -> Array:
+def prior(values: Array, variances: Array) -> tuple[float, float]:
+    """Mean and variance of what noisy values estimate."""
     told = ~np.isnan(values)
     if told.sum() < 2 or variances[told].sum() <= 0 or values[told].var() == 0:
-        return values.copy()
+        return 0.0, math.inf
     spread = values[told].var(ddof=1)
     between = max(spread - variances[told].mean(), 0.1 * spread)
     weights = 1 / (between + variances[told])
-    centre = (weights * values[told]).sum() / weights.sum()
-    return centre + between / (between + variances) * (values - centre)
+    return float((weights * values[told]).sum() / weights.sum()), float(between)
 
 
 def split(losses: Array, k: int) -> list[int]:
     return sorted((i for i in range(len(losses)) if not math.isnan(losses[i])), key=lambda i: (losses[i], i))[:k]
 
 
-def mixture(lowered: Lowered, history: Array, members: Any, sigma: Array) -> tuple[Array, Array]:
-    """Centres and log normalisers."""
+def groups(lowered: Lowered) -> list[list[int]]:
+    """Rows of one sort that are active together, by fours, -1 where a four is not full."""
+    table, kinds = lowered.table, dict[object, list[list[int]]]()
+    found: list[list[int]] = []
+    for d, variable in enumerate(lowered.variables):
+        if not variable.options and frame(lowered, d)[1] == 0:
+            continue
+        alone = d if table.cond_pc[d] >= 0 else -1
+        key = (bool(variable.options), int(table.parent[d]), int(table.parent_val[d]), alone)
+        fours = kinds.setdefault(key, [])
+        if not fours or len(fours[-1]) == 4:
+            fours.append([])
+            found.append(fours[-1])
+        fours[-1].append(d)
+    return [four + [-1] * (4 - len(four)) for four in found]
+
+
+def mixture(lowered: Lowered, history: Array, members: Any, sigma: Array) -> tuple[Array, Array, Array]:
+    """Centres, and the mass below and inside the unit interval."""
     rows = len(lowered.variables)
-    centres, norms = np.full((len(members) + 1, rows), np.nan), np.zeros((len(members) + 1, rows))
+    centres, below, mass = (np.full((rows, len(members) + 1), np.nan) for _ in range(3))
     for j, member in enumerate(members):
         for d in range(rows):
             value = float(history[d, member])
             origin, width = frame(lowered, d)
             if lowered.variables[d].options:
-                centres[j, d] = value
+                centres[d, j] = value
             elif not math.isnan(value) and width > 0:
-                centres[j, d] = (value - origin) / width
-                density = NormalDist(centres[j, d], sigma[d])
-                norms[j, d] = -math.log((density.cdf(1) - density.cdf(0)) * sigma[d] * math.sqrt(2 * math.pi))
-    return centres, norms
+                centres[d, j] = (value - origin) / width
+                density = NormalDist(centres[d, j], sigma[d])
+                below[d, j], mass[d, j] = density.cdf(0), density.cdf(1) - density.cdf(0)
+    return centres, below, mass
 
 
 def propose(
     lowered: Lowered, centres: Array, cumulative: Array, sigma: Array, smoothing: float, seed: int, step: int, n: int
-) -> Array:
+) -> tuple[NDArray[np.int64], Array]:
+    """Kernels that were drawn from, and the candidates."""
     rows = len(lowered.variables)
-    result = np.full((rows, n), np.nan)
+    result, picks = np.full((rows, n), np.nan), np.zeros(n, dtype=np.int64)
     for i in range(n):
         u = streams.uniform(seed, step, rows, i)
-        j = min(int(np.searchsorted(cumulative, u, side="right")), len(cumulative) - 1)
+        j = picks[i] = min(int(np.searchsorted(cumulative, u, side="right")), len(cumulative) - 1)
         for d in range(rows):
             if not active(lowered, result[:, i], d):
                 continue
-            u, centre = streams.uniform(seed, step, d, i), float(centres[j, d])
+            u, centre = streams.uniform(seed, step, d, i), float(centres[d, j])
             if math.isnan(centre):
                 result[d, i] = draw(lowered, d, u)
             elif lowered.variables[d].options:
@@ -211,20 +249,20 @@ def propose(
                 x = centre + sigma[d] * NORMAL.inv_cdf(p) if 0 < p < 1 else float(p >= 1)
                 origin, width = frame(lowered, d)
                 result[d, i] = snap(lowered, d, origin + min(max(x, 0.0), 1.0) * width)
-    return result
+    return picks, result
 
 
 def log_density(
-    lowered: Lowered, centres: Array, norms: Array, log_weight: Array, sigma: Array, smoothing: float, candidates: Array
+    lowered: Lowered, centres: Array, mass: Array, log_weight: Array, sigma: Array, smoothing: float, candidates: Array
 ) -> Array:
     table = lowered.table
     out = np.empty(candidates.shape[1])
     for i in range(candidates.shape[1]):
         terms: list[float] = []
-        for j in range(centres.shape[0]):
+        for j in range(centres.shape[1]):
             term = float(log_weight[j])
             for d, variable in enumerate(lowered.variables):
-                value, centre = float(candidates[d, i]), float(centres[j, d])
+                value, centre = float(candidates[d, i]), float(centres[d, j])
                 origin, width = frame(lowered, d)
                 if math.isnan(value) or (not variable.options and width == 0):
                     continue
@@ -235,7 +273,7 @@ def log_density(
                     )
                     term += math.log(point)
                 elif not math.isnan(centre):
-                    term += norms[j, d] - 0.5 * (((value - origin) / width - centre) / sigma[d]) ** 2
+                    term += math.log(NormalDist(centre, sigma[d]).pdf((value - origin) / width) / mass[d, j])
             terms.append(term)
         highest = max(terms)
         out[i] = highest + math.log(sum(math.exp(term - highest) for term in terms))

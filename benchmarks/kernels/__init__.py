@@ -1,0 +1,1 @@
+"""Kernels beside plain C and NumPy on the same work: `python -m benchmarks.kernels`."""

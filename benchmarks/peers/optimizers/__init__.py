@@ -1,0 +1,1 @@
+"""dspex's optimizers beside those of Optuna, cmaes, hyperopt, pymoo and DEAP."""

@@ -1,0 +1,1 @@
+"""What makes a release: the libraries of compiled kernels, and the wheels."""

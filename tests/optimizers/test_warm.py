@@ -1,0 +1,49 @@
+"""Compiling before a search needs it: once, in the background, and only what this kind of optimizer calls."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from dspex.optimizers.random import Random
+from dspex.optimizers.warm import warm
+from tests.core.test_jit import compiles, probe
+
+WARM = """
+import sys
+from dspex.core import jit
+from dspex.core.native import library
+from dspex.optimizers.random import Random
+from dspex.optimizers.warm import search, warm
+library.leave_out()
+thread = warm(Random)
+if thread is not None:
+    thread.join()
+jit.settle()
+called = {each.name for each in jit.REGISTRY.values() if each.called}
+search(Random)
+after = {each.name for each in jit.REGISTRY.values() if each.called}
+assert thread is None or called == after
+print(thread is not None, "numba" in sys.modules, any(name.startswith(("gp.", "tpe.propose")) for name in after))
+print(library.problems)
+"""
+
+
+def test_warming_runs_once_in_the_background() -> None:
+    thread = warm(Random)
+    assert warm(Random) is thread
+    if thread is not None:
+        assert thread.daemon
+        thread.join()
+
+
+@compiles
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(sys.platform != "linux" or shutil.which("cc") is None, reason="no libraries are made here")
+def test_the_next_process_has_nothing_to_warm(tmp_path: Path) -> None:
+    assert probe(tmp_path, WARM, seconds=500) == ["True True False", "[]"]
+    assert probe(tmp_path, WARM, seconds=500) == ["False False False", "[]"]
