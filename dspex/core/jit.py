@@ -127,6 +127,8 @@ class Kernel(Generic[R]):
 
     def _pending(self, *args: Any) -> R:
         """Have it compiled; meanwhile serve from Python, or wait."""
+        if self.ready.is_set():
+            return self._ready(*args)
         forms = [library.form(value) for value in args]
         if None in forms:
             return self.compiled(*args)
@@ -136,6 +138,11 @@ class Kernel(Generic[R]):
         if stands_in:
             return self.python(*args)
         self.ready.wait()
+        return self._ready(*args)
+
+    def _ready(self, *args: Any) -> R:
+        # Two threads' first calls may have met, and the later one have put `_pending` back.
+        self._serve = self.compiled
         return self._serve(*args)
 
     def prepare(self, forms: tuple[str, ...]) -> None:
@@ -333,6 +340,7 @@ def _start_anew() -> None:
     _queue.clear()
     _made.clear()
     _release()
+    atexit.unregister(_hold)  # A module that another thread was importing stays locked, and would be waited for.
 
 
 _held: Final[list[Any]] = []

@@ -400,7 +400,7 @@ FORKED = """
     kinds, before = json.loads(sys.argv[1]), int(sys.argv[2])
     # Threads compile or load kernels while the process forks.
     opts = {kind: create(kind, space, seed=1) for kind in kinds}
-    for opt in opts.values():
+    for opt in opts.values() if before else ():
         go(opt, before)
     receive, send = os.pipe()
     child = os.fork()
