@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dspex.core import jit, streams
+from dspex.core import jit, rng, streams
 
 PROBE = """
 import sys
@@ -114,7 +114,9 @@ else:
 
 
 def test_the_python_form_calls_python_forms_and_returns_pythons_numbers() -> None:
-    number = jit.REGISTRY["rng.uniform"].python(1, 2, 3, 4)
+    kernel = jit.REGISTRY["rng.uniform"]
+    assert kernel is rng.uniform
+    number = kernel.python(1, 2, 3, 4)
     assert type(number) is float
     assert number == streams.uniform(1, 2, 3, 4)
     assert type(jit.REGISTRY["rng.mix"].python(np.uint64(5))) is int
