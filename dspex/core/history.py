@@ -82,10 +82,8 @@ class History:
         """
         out = np.zeros((self.objectives, 3))
         window = slice(0, self.count)
-        averaged = (self.examples[window] > 0.0) & (self.status[window] == TOLD)
         for objective, prior in enumerate(out):
-            if averaged.any():
-                prior[2] = example_variance(self.losses[objective, window][averaged], self.examples[window][averaged])
+            prior[2] = self._score(objective, window)
             tpe.prior(self.losses[objective, window], self._noise(objective, window, prior[2]), prior[:2])
         return out
 
@@ -110,6 +108,24 @@ class History:
                     self.losses[objective, window], self._noise(objective, window, score), mean, spread, out[objective]
                 )
         return out
+
+    def noise(self, objective: int, columns: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Noise variances of losses: as told, or what these trials together say of means over examples.
+
+        Args:
+            objective: Which one.
+            columns: Trials, (n,) int64.
+
+        Returns:
+            (n,) float64; without meaning for trials that failed or are pending.
+        """
+        return self._noise(objective, columns, self._score(objective, columns))
+
+    def _score(self, objective: int, window: slice | NDArray[np.int64]) -> float:
+        """Variance of one example's score, by the trials of the window; 0 where no loss is a mean over examples."""
+        losses, examples = self.losses[objective, window], self.examples[window]
+        averaged = (examples > 0.0) & (self.status[window] == TOLD)
+        return example_variance(losses[averaged], examples[averaged]) if averaged.any() else 0.0
 
     def _noise(self, objective: int, window: slice | NDArray[np.int64], score: float) -> NDArray[np.float64]:
         """Noise variance of each loss, when one example's score has variance `score`."""

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dspex.core import abi, sobol, streams
-from dspex.core.history import TOLD, History, example_variance
+from dspex.core.history import TOLD, History
 from dspex.core.kernels import importance, sampling
 from dspex.core.population import Sampler
 
@@ -106,12 +106,8 @@ def _weighted(
     history: History, objective: int, told: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Losses on a scale of their own, and weights: less for noisier ones."""
-    variances, examples = history.variances[objective, told], history.examples[told]
     losses: NDArray[np.float64] = history.losses[objective, told]
-    averaged = examples > 0.0
-    if averaged.any():
-        variances = variances.copy()
-        variances[averaged] = example_variance(losses[averaged], examples[averaged]) / examples[averaged]
+    variances = history.noise(objective, told)
     losses = losses - losses.mean()
     scale = float(np.abs(losses).max())
     if scale > 0.0:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dspex.core import pareto
 from dspex.core.gaussian import Features, Prior, Process
-from dspex.core.history import FAILED, PENDING, TOLD, History, example_variance
+from dspex.core.history import FAILED, PENDING, TOLD, History
 from dspex.core.warping import Warp
 
 Array = NDArray[np.float64]
@@ -68,7 +68,6 @@ class Surrogate:
         """
         status = history.status[: history.count]
         ended = chosen(history, MOST)
-        fitted = chosen(history, MOST_FITTED)
         trials = int(np.count_nonzero(status != PENDING))
         due = trials - fit.trials >= max(1, trials // 32) or not fit.trials
         # A warm start follows one maximum; now and then the others get a chance.
@@ -83,6 +82,7 @@ class Surrogate:
             warp = Warp.fit(history.losses[m, self.told])
             self.warps.append(warp)
             if due:
+                fitted = chosen(history, MOST_FITTED)
                 thetas[m] = process.fit(
                     self._features(history, fitted), *_observed(history, m, fitted, warp), thetas[m], _ASCENT, afresh
                 )
@@ -131,12 +131,7 @@ def _observed(history: History, objective: int, trials: Indices, warp: Warp) -> 
     losses, failed = history.losses[objective, trials], history.status[trials] == FAILED
     worst = float(losses[~failed].max())
     losses = np.where(failed, worst, losses)
-    variances = history.variances[objective, trials]
-    examples = history.examples[trials]
-    averaged = (examples > 0.0) & ~failed
-    if averaged.any():
-        variance = example_variance(losses[averaged], examples[averaged])
-        variances = np.where(averaged, variance / np.maximum(examples, 1.0), variances)
+    variances = history.noise(objective, trials)
     # Where most trials fail, a failure says little about its place.
     odds = np.count_nonzero(failed) / np.count_nonzero(~failed)
     return warp.forward(losses), np.where(failed, max(_FAILURE_NOISE, odds), variances * warp.slope(losses) ** 2)

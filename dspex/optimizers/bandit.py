@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from dspex.core import streams
 from dspex.core.arms import Arms, enumerated
-from dspex.core.history import FAILED, TOLD, History, example_variance
+from dspex.core.history import FAILED, TOLD, History
 from dspex.core.kernels import bandit
 from dspex.optimizers.optimizer import Optimizer
 
@@ -236,14 +236,8 @@ class Bandit(Optimizer):
     def _noise(self, values: NDArray[np.float64], tried: int, squares: NDArray[np.float64]) -> float:
         """Variance of one standardised value: what was told, or what repeated configurations show."""
         history = self._history
-        told = history.status[: history.count] == TOLD
-        losses = history.losses[0, : history.count][told]
-        variance = history.variances[0, : history.count][told]
-        examples = history.examples[: history.count][told]
-        averaged = examples > 0.0
-        if averaged.any():
-            variance = variance.copy()
-            variance[averaged] = example_variance(losses[averaged], examples[averaged]) / examples[averaged]
+        told = np.flatnonzero(history.status[: history.count] == TOLD)
+        losses, variance = history.losses[0, told], history.noise(0, told)
         spread = float(losses.var())
         repeated = int(np.count_nonzero(~np.isnan(values))) - tried
         shown = float(squares.sum()) / repeated if repeated > 0 else 0.0
