@@ -4,21 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static inline uint64_t mix(uint64_t word)
-{
-    word = (word ^ (word >> 30)) * UINT64_C(0xBF58476D1CE4E5B9);
-    word = (word ^ (word >> 27)) * UINT64_C(0x94D049BB133111EB);
-    return word ^ (word >> 31);
-}
-
-#define GOLDEN UINT64_C(0x9E3779B97F4A7C15)
-
-static inline uint64_t key_of(int64_t seed, int64_t step, int64_t dim)
-{
-    uint64_t key = mix((uint64_t)seed + GOLDEN);
-    key = mix((key ^ (uint64_t)step) + GOLDEN);
-    return mix((key ^ (uint64_t)dim) + GOLDEN);
-}
+#include "streams.h"
 
 static inline uint64_t draw(uint64_t key, int64_t index)
 {

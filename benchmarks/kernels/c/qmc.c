@@ -2,14 +2,7 @@
 #include <math.h>
 #include <stdint.h>
 
-#define GOLDEN UINT64_C(0x9E3779B97F4A7C15)
-
-static inline uint64_t mix(uint64_t word)
-{
-    word = (word ^ (word >> 30)) * UINT64_C(0xBF58476D1CE4E5B9);
-    word = (word ^ (word >> 27)) * UINT64_C(0x94D049BB133111EB);
-    return word ^ (word >> 31);
-}
+#include "streams.h"
 
 void sobol(int64_t seed, int64_t stream, int64_t first, int64_t rows, int64_t n, const int64_t *restrict directions,
            double *restrict out)

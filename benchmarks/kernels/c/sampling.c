@@ -3,12 +3,7 @@
 #include <stdint.h>
 #include <string.h>
 
-static inline uint64_t mix(uint64_t word)
-{
-    word = (word ^ (word >> 30)) * UINT64_C(0xBF58476D1CE4E5B9);
-    word = (word ^ (word >> 27)) * UINT64_C(0x94D049BB133111EB);
-    return word ^ (word >> 31);
-}
+#include "streams.h"
 
 /* Rows of kind 0 and 1 are numbers in [lo, hi] on a grid of `step` where it is positive; others are categories whose
    first cumulative shares begin at `offset`. A row with a parent is active where the parent has `wanted`. */
@@ -18,15 +13,14 @@ void sample(int64_t seed, int64_t step, int64_t rows, int64_t n, const uint8_t *
             const int32_t *restrict offset, const double *restrict shares, const int32_t *restrict parent,
             const int32_t *restrict wanted, double *restrict out)
 {
-    const uint64_t golden = UINT64_C(0x9E3779B97F4A7C15);
     for (int64_t d = 0; d < rows; d++) {
         double *restrict row = out + d * n;
-        uint64_t key = mix((uint64_t)seed + golden);
-        key = mix((key ^ (uint64_t)step) + golden);
-        key = mix((key ^ (uint64_t)d) + golden);
+        uint64_t key = mix((uint64_t)seed + GOLDEN);
+        key = mix((key ^ (uint64_t)step) + GOLDEN);
+        key = mix((key ^ (uint64_t)d) + GOLDEN);
         if (kind[d] > 1) {
             for (int64_t i = 0; i < n; i++) {
-                double u = (double)(mix((key ^ (uint64_t)i) + golden) >> 11) * 0x1p-53;
+                double u = (double)(mix((key ^ (uint64_t)i) + GOLDEN) >> 11) * 0x1p-53;
                 double category = 0.0;
                 for (int32_t c = 0; c < ncat[d] - 1; c++)
                     category += u >= shares[offset[d] + c] ? 1.0 : 0.0;
@@ -36,7 +30,7 @@ void sample(int64_t seed, int64_t step, int64_t rows, int64_t n, const uint8_t *
             const double a = origin[d], b = width[d], l = lo[d], h = hi[d], s = pace[d];
             const double last = s > 0.0 ? floor((h - l) / s + 1e-9) : 0.0;
             for (int64_t i = 0; i < n; i++) {
-                double u = (double)(mix((key ^ (uint64_t)i) + golden) >> 11) * 0x1p-53;
+                double u = (double)(mix((key ^ (uint64_t)i) + GOLDEN) >> 11) * 0x1p-53;
                 double z = a + u * b;
                 z = z > l ? z : l;
                 row[i] = z > h ? h : z;
