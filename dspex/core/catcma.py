@@ -330,7 +330,8 @@ class CatCMA:
         sampler, count = self.sampler, population.shape[1]
         latents = np.empty((count, self.rows.size))
         categories = np.empty((count, self.choices.size), dtype=np.int64)
-        cmaes.absorb(sampler.table, sampler.origin, sampler.width, self.place, population, latents, categories)
+        frame = sampler.table, sampler.origin, sampler.width
+        cmaes.absorb(*frame, self.place, population, sampler.stack, latents, categories)
         return latents, categories
 
     def _spreads(self) -> NDArray[np.float64]:

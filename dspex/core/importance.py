@@ -60,7 +60,7 @@ class Trees:
         self._ncat = ncat
         self._rows, self._children = np.empty((2, ROUNDS, 2 * m), dtype=np.int64)
         self._cuts, self._values = np.empty((2, ROUNDS, 2 * m))
-        scratch = np.empty((2 * m, 2), dtype=np.int64), np.empty(m, dtype=np.int64), np.empty((2, m))
+        scratch = np.empty((2 * m, 2), dtype=np.int64), np.empty(m, dtype=np.int64), np.empty((3, m))
         left = losses.copy()
         least = max(1, round(LEAF * math.sqrt(m)))
         for round_ in range(ROUNDS):

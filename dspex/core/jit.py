@@ -27,10 +27,10 @@ import sys
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from functools import update_wrapper
+from functools import partial, update_wrapper
 from pathlib import Path
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, Final, Generic, ParamSpec, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, ParamSpec, TypeVar, TypeVarTuple, cast, overload
 
 import numpy as np
 
@@ -45,6 +45,7 @@ else:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Ts = TypeVarTuple("Ts")
 
 ENABLED: Final = os.environ.get("DSPEX_JIT", "1") != "0"
 BOUNDSCHECK: Final = os.environ.get("DSPEX_BOUNDSCHECK", "0") == "1"
@@ -79,6 +80,7 @@ class Kernel(Generic[R]):
         self._function = cast("FunctionType", function)
         self._python: Callable[..., R] | None = None
         self._compiled: Any = None
+        self._native: library.Native | None = None
         self._serve: Callable[..., R] = self._first
 
     def __call__(self, *args: Any) -> R:
@@ -118,8 +120,21 @@ class Kernel(Generic[R]):
         elif BOUNDSCHECK:
             self._serve = self.compiled
         else:
-            self._serve = library.find(self.name, self.module, self._otherwise) or self._pending
+            native = self._find()
+            self._serve = self._pending if native is None else native.call
         return self._serve(*args)
+
+    def bind(self, *args: Any) -> Callable[[], R]:
+        """See `bind`."""
+        self.called = True
+        native = self._find() if ENABLED and not BOUNDSCHECK else None
+        return partial(self, *args) if native is None else native.bind(*args)
+
+    def _find(self) -> library.Native | None:
+        """The kernel from a library, also from the one that this process made meanwhile."""
+        if self._native is None:
+            self._native = library.find(self.name, self.module, self._otherwise)
+        return self._native
 
     def _otherwise(self, *args: Any) -> R:
         """For calls that a library does not take."""
@@ -154,6 +169,20 @@ class Kernel(Generic[R]):
             library.problems.append(f"{self.name}: {error}")
         self._serve = compiled
         self.ready.set()
+
+
+def bind(function: Callable[[*Ts], R], *args: *Ts) -> Callable[[], R]:
+    """A call of a kernel with these arguments, for work that is repeated on the same arrays.
+
+    Where a library serves, arguments are checked and turned into addresses here and not at each call, which for small
+    arrays takes longer than the kernel. A call sees what was written to the arrays since; it is for one thread at a
+    time.
+
+    Args:
+        function: The kernel.
+        args: All of its arguments; the call keeps them alive.
+    """
+    return cast("Kernel[R]", function).bind(*args)
 
 
 def _written(value: object) -> object:

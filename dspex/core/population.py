@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from dspex.core import abi, checks, streams
 from dspex.core.abi import ParamTable
+from dspex.core.jit import bind
 from dspex.core.kernels import sampling
 from dspex.core.rules import evaluate_rules
 from dspex.errors import CoreError
@@ -119,14 +120,18 @@ class Sampler:
         picks = [streams.below(donors.shape[1], seed, step + _WALK, -1, int(i)) for i in broken]
         part = np.ascontiguousarray(donors[:, picks])
         rows = part.shape[0]
+        trial, chosen = np.empty_like(part), np.empty(part.shape, dtype=np.uint8)
+        holds = np.empty((self.rule_rows.shape[0], part.shape[1]), dtype=np.uint8)
+        judge = bind(evaluate_rules, self.table, trial, self.stack, holds)
         for round_ in range(min(WALK_ROUNDS, 4 * rows)):
             key = step + _WALK + _INSIDE * (round_ + 2)
-            trial = part.copy()
-            chosen = np.zeros(part.shape, dtype=np.uint8)
+            trial[:] = part
+            chosen[:] = 0
             for column, i in enumerate(broken):
                 chosen[streams.below(rows, seed, key, -2, int(i)), column] = 1
             self._redraw(trial, chosen, seed, key, broken)
-            accepted = self.holds(trial).min(axis=0) == 1
+            judge()
+            accepted = holds.min(axis=0) == 1
             part[:, accepted] = trial[:, accepted]
         population[:, broken] = part
 

@@ -164,7 +164,7 @@ def _search(table: abi.ParamTable, wrapped: abi.ParamTable, wrap: Any, stack: An
     latents, mean, spreads = wrap(np.empty((n, rows.size))), wrap(form.mean), wrap(np.empty(rows.size))
     factor, held, path = wrap(form.factor), wrap(form.held), wrap(form.path)
     categories = wrap(np.empty((n, form.choices.size), dtype=np.int64))
-    cmaes.absorb(wrapped, origin, width, place, population, latents, categories)
+    cmaes.absorb(wrapped, origin, width, place, population, stack, latents, categories)
     cmaes.draw_latents(mean, factor, form.sigma, 1, 2, latents)
     cmaes.draw_categories(wrap(form.probabilities), wrap(form.offsets), 1, 2, categories)
     cmaes.compose(wrapped, origin, width, place, latents, categories, stack, wrap(np.empty(population.shape)))

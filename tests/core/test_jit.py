@@ -11,6 +11,10 @@ import numpy as np
 import pytest
 
 from dspex.core import jit, rng, streams
+from dspex.core.exercise import tiny_table
+from dspex.core.kernels import sampling
+from dspex.core.population import Sampler
+from dspex.core.rules import evaluate_rules
 
 PROBE = """
 import sys
@@ -25,9 +29,10 @@ compiles = pytest.mark.skipif(not jit.ENABLED or jit.BOUNDSCHECK, reason="kernel
 
 
 def probe(cache: Path, code: str = PROBE, seconds: float = 110, **env: str) -> list[str]:
-    """Lines that `code` prints in a process with this cache directory."""
+    """Lines that `code` prints in a process with this cache directory, and without a library of the package."""
+    alone = "from dspex.core.native import library\nlibrary.leave_out()\n"
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
+        [sys.executable, "-W", "error", "-c", alone + code],
         env={**os.environ, "DSPEX_CACHE_DIR": str(cache), "DSPEX_JIT": "1", "DSPEX_BOUNDSCHECK": "0", **env},
         capture_output=True,
         text=True,
@@ -135,3 +140,14 @@ rng.fill_uniform(1, 2, 3, 0, wide[:, 0])
 print(wide[1, 0])
 """
     assert probe(tmp_path, code) == ["2 [3, 2]", str(streams.uniform(1, 2, 3, 1))]
+
+
+def test_a_bound_call_does_what_a_call_does_and_sees_what_was_written_since() -> None:
+    assert jit.bind(rng.uniform, 1, 2, 3, 4)() == streams.uniform(1, 2, 3, 4)
+    table, sampler = tiny_table(), Sampler(tiny_table())
+    population, holds = sampler.sample(9, 3), np.empty((1, 9), dtype=np.uint8)
+    judge = jit.bind(evaluate_rules, table, population, sampler.stack, holds)
+    for seed in (3, 4):
+        sampling.sample(table, sampler.origin, sampler.width, seed, 0, sampler.stack, population)
+        judge()
+        assert holds.tobytes() == sampler.holds(population).tobytes()

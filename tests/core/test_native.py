@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import importlib
 import shutil
 import subprocess
@@ -154,13 +155,49 @@ def test_a_library_equals_the_jit_bit_for_bit(opened: library.Library, name: str
     @given(st.data())
     def check(data: st.DataObject) -> None:
         case = CASES[name](cast("st.DrawFn", data.draw))
-        one, other = deepcopy(case.args), deepcopy(case.args)
-        assert repr(native(*one)) == repr(compiled(*other))
-        for left, right in zip(one, other, strict=True):
+        one, bound, other = (deepcopy(case.args) for _ in range(3))
+        expected = repr(compiled(*other))
+        assert repr(native.call(*one)) == repr(native.bind(*bound)()) == expected
+        for left, middle, right in zip(one, bound, other, strict=True):
             if isinstance(left, np.ndarray):
-                assert left.tobytes() == right.tobytes()
+                assert left.tobytes() == middle.tobytes() == right.tobytes()
 
     check()
+
+
+def test_a_bound_call_sees_what_is_written_and_keeps_its_arrays(opened: library.Library) -> None:
+    kernel = jit.REGISTRY["bootstrap.resampled_means"]
+    native = opened.function(kernel.name, print)
+    assert native is not None
+    values, out = np.linspace(0, 1, 20), np.empty(100)
+    call = native.bind(values, 1, 2, out)
+    for scale in (1.0, 3.0):
+        values[:] = np.linspace(0, scale, 20)
+        kernel.compiled(values, 1, 2, expected := np.empty(100))
+        call()
+        assert out.tobytes() == expected.tobytes()
+    kept = native.bind(np.full(20, 0.5), 1, 2, out)
+    gc.collect()
+    kept()
+    assert (out == 0.5).all()
+
+
+def test_arguments_that_a_library_does_not_take_are_bound_to_what_serves_instead(opened: library.Library) -> None:
+    native = opened.function("bootstrap.resampled_means", lambda *args: args)
+    assert native is not None
+    values, out = np.linspace(0, 1, 20), np.empty(100)
+    frozen = values.copy()
+    frozen.flags.writeable = False
+    for args in (
+        (values.astype(np.float32), 1, 2, out),
+        (values[::2], 1, 2, out),
+        (values.reshape(4, 5), 1, 2, out),
+        (frozen, 1, 2, out),
+        (values, 1.5, 2, out),
+        ([0.0], 1, 2, out),
+        (values, 1, 2),
+    ):
+        assert native.bind(*args)() is not None, args
 
 
 def test_levels_are_in_order_and_each_holds_the_next() -> None:

@@ -163,7 +163,9 @@ def _() -> Work:
     theirs = np.empty((1_000, N)), np.empty((1_000, ROWS), dtype=np.int64)
     c = library("cmaes").absorb
     return Work(
-        ours=lambda: cmaes.absorb(sampler.table, sampler.origin, sampler.width, found.place, population, *ours),
+        ours=lambda: cmaes.absorb(
+            sampler.table, sampler.origin, sampler.width, found.place, population, sampler.stack, *ours
+        ),
         units=130_000,
         unit="entries",
         c=lambda: c(

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.kernels.harness import Work, library, pointer, work
+from dspex.core.gaussian import panel
 from dspex.core.kernels import acquisition, gp
 
 Array = NDArray[np.float64]
@@ -128,7 +129,7 @@ def _() -> Work:
 def _() -> Work:
     n, m = 200, 1_000
     model, candidates, c = _model(n), _points(np.random.default_rng(1), m), library("gp")
-    panel, mean, variance = np.empty((n, gp.PANEL)), np.empty(m), np.empty(m)
+    scratch, mean, variance = panel(n), np.empty(m), np.empty(m)
     c_mean, c_variance = np.empty(m), np.empty(m)
 
     def numpy() -> Array:
@@ -137,14 +138,14 @@ def _() -> Work:
 
     return Work(
         ours=lambda: gp.posterior(
-            NUMBERS, model.weight, AMPLITUDE, CONSTANT, model.points, n, model.lower, model.alpha, candidates, panel,
+            NUMBERS, model.weight, AMPLITUDE, CONSTANT, model.points, n, model.lower, model.alpha, candidates, scratch,
             mean, variance,
         ),
         units=m,
         unit="candidates",
         c=lambda: c.posterior(
             *model.head, *SCALES, pointer(model.points), c_int64(n), pointer(model.lower), pointer(model.alpha),
-            pointer(candidates), c_int64(m), pointer(panel), pointer(c_mean), pointer(c_variance),
+            pointer(candidates), c_int64(m), pointer(scratch), pointer(c_mean), pointer(c_variance),
         ),
         numpy=numpy,
         equal=lambda: np.allclose(mean, c_mean, rtol=1e-7) and np.allclose(variance, c_variance, rtol=1e-7),

@@ -29,7 +29,7 @@ def _nodes(count: int) -> tuple[Any, Any, Any, Any]:
 def _() -> Work:
     ncat, columns = _trials(TRIALS)
     losses, weights = np.nan_to_num(columns[1] + columns[4]), np.linspace(0.5, 1.0, TRIALS)
-    spans, spare, terms = np.empty((2 * TRIALS, 2), np.int64), np.empty(TRIALS, np.int64), np.empty((2, TRIALS))
+    spans, spare, terms = np.empty((2 * TRIALS, 2), np.int64), np.empty(TRIALS, np.int64), np.empty((3, TRIALS))
     members, order = np.empty(TRIALS, np.int64), np.arange(TRIALS)
     ours, theirs = _nodes(2 * TRIALS), _nodes(2 * TRIALS)
     numbers = [c_int64(number) for number in (ROWS, TRIALS, TRIALS, LEAST, 3, importance.STREAM + 5)]
@@ -56,7 +56,7 @@ def _() -> Work:
 def _() -> Work:
     ncat, columns = _trials(TRIALS)
     losses, weights = np.nan_to_num(columns[1] + columns[4]), np.ones(TRIALS)
-    spans, spare, terms = np.empty((2 * TRIALS, 2), np.int64), np.empty(TRIALS, np.int64), np.empty((2, TRIALS))
+    spans, spare, terms = np.empty((2 * TRIALS, 2), np.int64), np.empty(TRIALS, np.int64), np.empty((3, TRIALS))
     tree = _nodes(2 * TRIALS)
     importance.grow_tree(ncat, columns, losses, weights, LEAST, 3, 5, np.arange(TRIALS), spans, spare, terms, *tree)
     population = _trials(10_000)[1]

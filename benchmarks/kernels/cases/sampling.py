@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from ctypes import c_int64
-from typing import Any, cast
+from typing import Any, TypeVarTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.kernels.harness import Work, bandwidth, library, pointer, work
 from dspex.compiler.lower.lowering import Lowered, lower
+from dspex.core.jit import bind, settle
 from dspex.core.kernels import encode, sampling
 from dspex.core.rules import evaluate_rules
 from dspex.program.variables import Choice, Float, Int, Var
+
+Ts = TypeVarTuple("Ts")
 
 
 def genes(rows: int, conditional: bool = True) -> Lowered:
@@ -47,6 +50,13 @@ def bound(function: Callable[..., object], *arguments: object) -> Callable[[], o
         return function(*passed)
 
     return call
+
+
+def prepared(kernel: Callable[[*Ts], object], *arguments: *Ts) -> Callable[[], object]:
+    """A call of a kernel with its addresses taken ahead, as `bound` takes those of the C function."""
+    kernel(*arguments)
+    settle()  # before it is compiled, there is no address to call
+    return bind(kernel, *arguments)
 
 
 @work("sample 10,000 x 64")
@@ -132,14 +142,15 @@ def _rules(candidates: int) -> None:
         stack = space.sampler.stack
         code = (table.op, table.arg, table.const, c_int64(table.op.size))
         c = bound(library("sampling").rules, c_int64(candidates), *code, x, theirs)
+        judge = prepared(evaluate_rules, table, x, stack, ours)
 
         def equal() -> bool:
-            evaluate_rules(table, x, stack, ours)
+            judge()
             c()
             return np.array_equal(ours, theirs)
 
         return Work(
-            ours=lambda: evaluate_rules(table, x, stack, ours),
+            ours=judge,
             units=candidates,
             unit="candidates",
             c=c,

@@ -141,6 +141,7 @@ def absorb(
     width: NDArray[np.float64],
     place: NDArray[np.int64],
     population: NDArray[np.float64],
+    stack: NDArray[np.float64],
     latents: NDArray[np.float64],
     categories: NDArray[np.int64],
 ) -> None:
@@ -155,27 +156,33 @@ def absorb(
         width: From `sampling.frame`.
         place: As in `compose`.
         population: (D, N) float64, as evaluated.
+        stack: (MAX_STACK, BLOCK) float64, scratch.
         latents: (N, n) float64, overwritten; NaN where inactive.
         categories: (N, c) int64, overwritten; -1 where inactive.
 
     Source: Marty et al. (2024), LB+IC-CMA-ES, for integer centring; here every grid entry is centred, also one in the
     mean's cell, so that the mean settles on a value instead of drifting to the border of its cell.
     """
-    n = latents.shape[1]
-    for d in range(population.shape[0]):
-        p, q, lo, start, span = place[d], -1 - place[d], table.lo[d], origin[d], width[d]
-        if p < 0 and table.kind[d] > 1:
-            for i in range(population.shape[1]):
-                entry = population[d, i]
-                categories[i, q] = int64(entry if entry == entry else -1.0)
-        elif p < 0:
-            for i in range(population.shape[1]):
-                entry = population[d, i]
-                upper = 1.0 if entry > lo else 0.0
-                categories[i, q] = int64(upper if entry == entry else -1.0)
-        elif p < n:
-            for i in range(population.shape[1]):
-                latents[i, p] = (population[d, i] - start) / span
+    n, quotients = latents.shape[1], stack[0]
+    for first in range(0, population.shape[1], BLOCK):
+        for d in range(population.shape[0]):
+            p, q, lo, start, span = place[d], -1 - place[d], table.lo[d], origin[d], width[d]
+            entries = population[d, first : first + BLOCK]
+            if p < 0 and table.kind[d] > 1:
+                for c in range(entries.shape[0]):
+                    entry = entries[c]
+                    categories[first + c, q] = int64(entry if entry == entry else -1.0)
+            elif p < 0:
+                for c in range(entries.shape[0]):
+                    entry = entries[c]
+                    upper = 1.0 if entry > lo else 0.0
+                    categories[first + c, q] = int64(upper if entry == entry else -1.0)
+            elif p < n:
+                # Side by side first: a loop that writes a column does not become vectors, and would divide one by one.
+                for c in range(entries.shape[0]):
+                    quotients[c] = (entries[c] - start) / span
+                for c in range(entries.shape[0]):
+                    latents[first + c, p] = quotients[c]
 
 
 @kernel(exact=True)

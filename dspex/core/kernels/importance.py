@@ -24,18 +24,12 @@ def goes_left(categories: int, z: float, cut: float) -> bool:
 
 
 @kernel(exact=True)
-def draw_cut(
-    categories: int, columns: NDArray[np.float64], d: int, members: NDArray[np.int64], begin: int, end: int, u: float
-) -> float:
+def draw_cut(categories: int, entries: NDArray[np.float64], u: float) -> float:
     """A random place to divide a node's members by one row, NaN where the row cannot.
 
     Args:
         categories: Of the row, 0 for a numeric one.
-        columns: Trials, (D, n) float64.
-        d: The row.
-        members: (n,) int64, trials; those of the node are `members[begin:end]`.
-        begin: First member.
-        end: After the last member.
+        entries: The members' in the row, (k,) float64, k ≥ 1.
         u: In [0, 1), uniform.
 
     Returns:
@@ -43,16 +37,16 @@ def draw_cut(
         could go elsewhere; or the category of one member.
     """
     if categories > 0:
-        return float(columns[d, int64(members[begin + int64(u * (end - begin))])])
+        return float(entries[int64(u * entries.shape[0])])
     least, greatest, missing = math.inf, -math.inf, 0
-    for i in range(begin, end):
-        z = float(columns[d, members[i]])
+    for i in range(entries.shape[0]):
+        z = float(entries[i])
         least = z if z < least else least
         greatest = z if z > greatest else greatest
         missing += 1 if z != z else 0
     if least < greatest:
         return least + u * (greatest - least)
-    return greatest if 0 < missing < end - begin else math.nan
+    return greatest if 0 < missing < entries.shape[0] else math.nan
 
 
 @kernel(exact=True)
@@ -86,7 +80,7 @@ def grow_tree(
         members: Trials that the tree is grown on, (m,) int64; reordered.
         spans: (2 m, 2) int64, scratch.
         spare: (m,) int64, scratch.
-        terms: (2, m) float64, scratch.
+        terms: (3, m) float64, scratch.
         rows: (2 m,) int64, overwritten: row that a node divides by, -1 for a leaf.
         children: (2 m,) int64, overwritten: a node's first child; the second follows it.
         cuts: (2 m,) float64, overwritten.
@@ -102,30 +96,35 @@ def grow_tree(
     node = int64(0)
     while node < nodes:
         begin, end = spans[node, 0], spans[node, 1]
+        here, size = members[begin:end], end - begin
+        # What every row adds up, and the entries of one row, side by side in memory.
+        shares, moments, entries = terms[0, :size], terms[1, :size], terms[2, :size]
         total, mean = 0.0, 0.0
-        for i in range(begin, end):
-            total += weights[members[i]]
-            mean += weights[members[i]] * losses[members[i]]
+        for i in range(size):
+            member = np.uint64(here[i])  # unsigned, so that no index is tested for being negative
+            shares[i] = weights[member]
+            total += weights[member]
+            mean += weights[member] * losses[member]
         mean /= total
         values[node], rows[node], children[node], cuts[node] = mean, -1, -1, 0.0
-        for i in range(begin, end):
-            # What every row adds up, side by side in memory.
-            terms[0, i] = weights[members[i]]
-            terms[1, i] = weights[members[i]] * (losses[members[i]] - mean)
+        for i in range(size):
+            moments[i] = shares[i] * (losses[np.uint64(here[i])] - mean)
         highest = 0.0
         for d in range(columns.shape[0]):
-            if end - begin < 2 * least:
+            if size < 2 * least:
                 break
-            categories = int64(ncat[d])
-            u = uniform(seed, STREAM + tree, int64(d), node)
-            cut = draw_cut(categories, columns, int64(d), members, begin, end, u)
+            categories, column = int64(ncat[d]), columns[d]
+            for i in range(size):
+                entries[i] = column[np.uint64(here[i])]
+            cut = draw_cut(categories, entries, uniform(seed, STREAM + tree, int64(d), node))
             weight, moment, count = 0.0, 0.0, 0
-            for i in range(begin, end):
-                if goes_left(categories, float(columns[d, members[i]]), cut):
-                    weight += terms[0, i]
-                    moment += terms[1, i]
-                    count += 1
-            if least <= count <= end - begin - least:
+            for i in range(size):
+                # Loaded whether they count or not: at a random cut, a branch is predicted wrong every other time.
+                added, turned, left = shares[i], moments[i], goes_left(categories, float(entries[i]), cut)
+                weight += added if left else 0.0
+                moment += turned if left else 0.0
+                count += 1 if left else 0
+            if least <= count <= size - least:
                 # The deviations of the whole node sum to zero, so one side tells the gain of both.
                 gain = moment * moment * (1.0 / weight + 1.0 / (total - weight))
                 if gain > highest:
@@ -134,19 +133,19 @@ def grow_tree(
         if rows[node] >= 0:
             d, cut = rows[node], cuts[node]
             categories = int64(ncat[d])
-            kept, moved = begin, int64(0)
-            for i in range(begin, end):
-                if goes_left(categories, float(columns[d, members[i]]), cut):
-                    members[kept] = members[i]
+            kept, moved = int64(0), int64(0)
+            for i in range(size):
+                if goes_left(categories, float(columns[d, here[i]]), cut):
+                    here[kept] = here[i]
                     kept += 1
                 else:
-                    spare[moved] = members[i]
+                    spare[moved] = here[i]
                     moved += 1
             for i in range(moved):
-                members[kept + i] = spare[i]
+                here[kept + i] = spare[i]
             children[node] = nodes
-            spans[nodes, 0], spans[nodes, 1] = begin, kept
-            spans[nodes + 1, 0], spans[nodes + 1, 1] = kept, end
+            spans[nodes, 0], spans[nodes, 1] = begin, begin + kept
+            spans[nodes + 1, 0], spans[nodes + 1, 1] = begin + kept, end
             nodes += 2
         node += 1
     return nodes

@@ -139,29 +139,32 @@ def sample(
         parent, wanted = table.parent[d], float(table.parent_val[d])
         for first in range(0, candidates, piece):
             count = min(piece, candidates - first)
-            quantiles, drawn = scratch[:count], population[d, first : first + count]
-            fill_uniform(seed, step, d, first, quantiles)
+            drawn = population[d, first : first + count]
             if kind > 1:
+                quantiles = scratch[:count]
+                fill_uniform(seed, step, d, first, quantiles)
                 draw_categories(table.cat_logp, offset, categories, scratch[piece:], quantiles, drawn)
             elif pace > 0.0:
                 for c in range(count):
-                    drawn[c] = start + quantiles[c] * span
+                    drawn[c] = start + uniform(seed, step, d, first + c) * span
                 snap_row(kind, log_flag, lo, hi, pace, drawn)
             else:
                 for c in range(count):
-                    z = start + quantiles[c] * span
+                    z = start + uniform(seed, step, d, first + c) * span
                     z = z if z > lo else lo
                     drawn[c] = hi if z > hi else z
             if parent >= 0 and table.cond_pc[d] < 0:
                 above = population[parent, first : first + count]
                 for c in range(count):
-                    drawn[c] = drawn[c] if above[c] == wanted else math.nan
+                    value = drawn[c]  # read whatever the parent is: a loop that may not read is not made of vectors
+                    drawn[c] = value if above[c] == wanted else math.nan
         if table.cond_pc[d] >= 0:
             for first in range(0, candidates, BLOCK):
                 count = min(BLOCK, candidates - first)
                 activate(table, population, d, first, count, stack)
                 for c in range(count):
-                    population[d, first + c] = population[d, first + c] if stack[0, c] != 0.0 else math.nan
+                    value = population[d, first + c]
+                    population[d, first + c] = value if stack[0, c] != 0.0 else math.nan
 
 
 @kernel(exact=True)

@@ -13,9 +13,29 @@ from dspex.core.rng import random_bits, uniform
 _LOW: Final = np.uint64(0xFFFFFFFF)
 _SHIFT: Final = np.uint64(32)
 _NONE: Final = np.uint64(0)
+_ONE: Final = np.uint64(1)
+_WORD: Final = 64
 _MOTHER: Final = int64(-401)
 _FATHER: Final = int64(-402)
 _MATES: Final = int64(-403)
+
+
+@kernel(exact=True, inline=True)
+def duels(fitness: NDArray[np.float64], draws: NDArray[np.int64]) -> np.uint64:
+    """Which of up to 64 duels the second of two drawn at random wins, a bit for each.
+
+    The answer is one word rather than an array: loads from anywhere become vectors only in a loop that stores nothing.
+
+    Args:
+        fitness: (N,) float64, lower is better, 1 ≤ N < 2**32; NaN loses against every value.
+        draws: Random bits, (k,) int64, k ≤ 64: the low half draws the first, the high half the second.
+    """
+    size, won = np.uint64(fitness.shape[0]), _NONE
+    for k in range(draws.shape[0]):
+        bits = np.uint64(draws[k])
+        first, second = fitness[((bits & _LOW) * size) >> _SHIFT], fitness[((bits >> _SHIFT) * size) >> _SHIFT]
+        won |= np.uint64((second < first) | (first != first)) << np.uint64(k)
+    return won
 
 
 @kernel(exact=True)
@@ -42,22 +62,24 @@ def mate(
     Source: Deb et al. (2002), §III-B, the crowded tournament.
     """
     size = np.uint64(fitness.shape[0])
-    # Which of two wins cannot be predicted, so it is selected by a mask: a branch would cost more than all the rest.
     for i in range(mothers.shape[0]):
-        bits = random_bits(seed, step, _MOTHER, i)
-        one, other = ((bits & _LOW) * size) >> _SHIFT, ((bits >> _SHIFT) * size) >> _SHIFT
-        first, second = fitness[one], fitness[other]
-        wins = np.uint64((second < first) | (first != first))
-        mother = one ^ ((one ^ other) & (_NONE - wins))
-        bits = random_bits(seed, step, _FATHER, i)
-        one, other = ((bits & _LOW) * size) >> _SHIFT, ((bits >> _SHIFT) * size) >> _SHIFT
-        first, second = fitness[one], fitness[other]
-        wins = np.uint64((second < first) | (first != first))
-        father = one ^ ((one ^ other) & (_NONE - wins))
-        mothers[i] = mother
-        fathers[i] = one + other - father if father == mother else father
-    for i in range(mates.shape[0]):
+        mothers[i] = int64(random_bits(seed, step, _MOTHER, i))
+        fathers[i] = int64(random_bits(seed, step, _FATHER, i))
         mates[i] = 1 if uniform(seed, step, _MATES, i) < share else 0
+    for begin in range(0, mothers.shape[0], _WORD):
+        # These still hold the random bits, whose places the parents take.
+        maternal, paternal = mothers[begin : begin + _WORD], fathers[begin : begin + _WORD]
+        left, right = duels(fitness, maternal), duels(fitness, paternal)
+        for k in range(maternal.shape[0]):
+            # Which of two wins cannot be predicted: selected by a mask, since a branch would cost more than the rest.
+            bits = np.uint64(maternal[k])
+            one, other = ((bits & _LOW) * size) >> _SHIFT, ((bits >> _SHIFT) * size) >> _SHIFT
+            mother = one ^ ((one ^ other) & (_NONE - ((left >> np.uint64(k)) & _ONE)))
+            bits = np.uint64(paternal[k])
+            one, other = ((bits & _LOW) * size) >> _SHIFT, ((bits >> _SHIFT) * size) >> _SHIFT
+            father = one ^ ((one ^ other) & (_NONE - ((right >> np.uint64(k)) & _ONE)))
+            maternal[k] = int64(mother)
+            paternal[k] = int64(one ^ other ^ father if father == mother else father)
 
 
 @kernel(exact=True)

@@ -13,6 +13,7 @@ import os
 import struct
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from operator import index
 from pathlib import Path
 from typing import Any, Final, cast
@@ -167,8 +168,8 @@ class Library:
         """Whether the module's sources are those that the library was made from."""
         return self.contents.modules.get(module) == stamp.digest(module)
 
-    def function(self, name: str, other: Callable[..., Any]) -> Callable[..., Any] | None:
-        """The kernel as a Python callable, or None where the library lacks it or its sources are newer.
+    def function(self, name: str, other: Callable[..., Any]) -> Native | None:
+        """The kernel, or None where the library lacks it or its sources are newer.
 
         Args:
             name: Of the kernel.
@@ -177,19 +178,74 @@ class Library:
         entry = self.contents.entries.get(name)
         if entry is None or not self.serves(entry.module):
             return None
-        function = self._handle[symbol(name)]
-        function.restype = ctypes.c_int32
-        function.argtypes = [each for form in entry.arguments for each in _ctypes(form)]
+        # Looked up twice, since arguments that are of ctypes already are passed faster where no types are declared.
+        typed, bare = self._handle[symbol(name)], self._handle[symbol(name)]
+        typed.restype = bare.restype = ctypes.c_int32
+        typed.argtypes = [each for form in entry.arguments for each in _ctypes(form)]
         if entry.result:
-            function.argtypes = [*function.argtypes, ctypes.c_void_p]
-        return _callable(name, entry, function, other)
+            typed.argtypes = [*typed.argtypes, ctypes.c_void_p]
+        return Native(_callable(name, entry, typed, other), entry, bare, other)
+
+
+@dataclass(frozen=True, slots=True)
+class Native:
+    """A kernel of a library.
+
+    Attributes:
+        call: Takes the kernel's arguments.
+        entry: What these are.
+        function: The same in C, without declared types.
+        other: Called instead of it when arguments are of other types, or the kernel reports an error.
+    """
+
+    call: Callable[..., Any]
+    entry: Entry
+    function: Any
+    other: Callable[..., Any]
+
+    def bind(self, *args: Any) -> Callable[[], Any]:
+        """A call with these arguments, taken apart here and not each time; it keeps the arrays alive."""
+        try:
+            forms = zip(args, self.entry.arguments, strict=True)
+            given = [each for value, wanted in forms for each in _taken_apart(value, wanted)]
+        except (TypeError, ValueError, AttributeError):
+            return partial(self.other, *args)
+        function, other = self.function, self.other
+        result = _SCALARS[self.entry.result]() if self.entry.result else None
+        if result is not None:
+            given.append(ctypes.byref(result))
+
+        def call() -> Any:
+            if function(*given):
+                return other(*args)
+            return None if result is None else result.value
+
+        return call
+
+
+_NUMBERS: Final[dict[str, Callable[[Any], Any]]] = {"f": float, "b": bool, "i": index, "u": index}
+
+
+def _taken_apart(value: Any, wanted: str) -> list[Any]:
+    """One argument as C takes it.
+
+    Raises:
+        TypeError: for a value of another form; ValueError and AttributeError as well.
+    """
+    if wanted == "table":
+        return [pack(value)]
+    if wanted.endswith("]"):
+        if form(value) != wanted:
+            raise TypeError
+        return [_View.from_buffer(value), *(ctypes.c_int64(length) for length in value.shape)]
+    return [_SCALARS[wanted](_NUMBERS[wanted[0]](value))]
 
 
 def _ctypes(form: str) -> list[Any]:
     if form == "table":
-        return [ctypes.c_void_p]
+        return [_Packed]
     if form.endswith("]"):
-        return [ctypes.c_void_p] + [ctypes.c_int64] * int(form[3:-1])
+        return [_View] + [ctypes.c_int64] * int(form[3:-1])
     return [_SCALARS[form]]
 
 
@@ -209,7 +265,7 @@ def _callable(name: str, entry: Entry, function: Any, other: Callable[..., Any])
             taken += [f"if {each}.dtype != {sort}: raise TypeError", f"{', '.join(shape)}, = {each}.shape"]
             given += [f"address({each})", *shape]
         else:
-            given.append({"f": "float", "b": "bool"}.get(form[0], "index") + f"({each})")
+            given.append(f"{_NUMBERS[form[0]].__name__}({each})")
     if entry.result:
         taken.append("result = Result()")
         given.append("byref(result)")
@@ -241,6 +297,7 @@ def _callable(name: str, entry: Entry, function: Any, other: Callable[..., Any])
 
 # An array of no characters begins where the buffer begins; `from_buffer` refuses what is not contiguous or writable.
 _View: Final = ctypes.c_char * 0
+_Packed: Final = ctypes.c_int64 * (2 * len(FORMATS))
 
 _packed: dict[int, tuple[ParamTable, Any]] = {}
 _MOST_PACKED: Final = 64
@@ -256,7 +313,7 @@ def pack(table: ParamTable) -> object:
         if form(array) != f"{sort}[1]":
             raise TypeError
         numbers += [array.ctypes.data, array.shape[0]]
-    packed = (ctypes.c_int64 * len(numbers))(*numbers)
+    packed = _Packed(*numbers)
     if len(_packed) >= _MOST_PACKED:
         _packed.clear()
     _packed[id(table)] = (table, packed)
@@ -287,7 +344,7 @@ def cached(name: str, module: str) -> Path | None:
     return None if place is None else place / f"{name}-{stamp.digest(module)}.so"
 
 
-def find(name: str, module: str, other: Callable[..., Any]) -> Callable[..., Any] | None:
+def find(name: str, module: str, other: Callable[..., Any]) -> Native | None:
     """The kernel from the library that came with the package, or from the one that this machine made, or None."""
     library = shipped()
     found = library.function(name, other) if library is not None else None

@@ -10,6 +10,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from dspex.compiler.lower.lowered import Lowered
+from dspex.core.abi import BLOCK
 from tests.core import naive
 from tests.core.cases.registry import Case, case
 from tests.core.naive import Array
@@ -95,13 +96,13 @@ def _(draw: st.DrawFn) -> Case:
 
 @case("cmaes.absorb")
 def _(draw: st.DrawFn) -> Case:
-    lowered, count = draw(spaces()), draw(COUNTS)
+    lowered, count = draw(spaces()), draw(COUNTS | st.just(BLOCK + 3))
     place, numeric, choices = oracle.place(lowered)
     population = drawn(lowered, count, draw(SEEDS))
     latents, categories = np.zeros((count, len(numeric))), np.full((count, len(choices)), 9, dtype=np.int64)
     return Case(
-        (lowered.table, *_framed(lowered), place, population, latents, categories),
-        (5, 6),
+        (lowered.table, *_framed(lowered), place, population, stack(), latents, categories),
+        (6, 7),
         lambda: list(oracle.absorb(lowered, population)),
         1e-12,
     )

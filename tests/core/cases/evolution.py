@@ -129,11 +129,18 @@ def _(draw: st.DrawFn) -> Case:
 FITNESS = st.sampled_from([0.0, 0.5, 1.5, np.inf])
 
 
+@case("selection.duels")
+def _(draw: st.DrawFn) -> Case:
+    fitness = np.array(draw(st.lists(FITNESS | st.just(np.nan), min_size=1, max_size=9)))
+    words = draw(st.lists(st.integers(0, 2**64 - 1), max_size=64))
+    return Case((fitness, np.array(words, np.uint64).view(np.int64)), (), lambda: [evolution.duels(fitness, words)])
+
+
 @case("selection.mate")
 def _(draw: st.DrawFn) -> Case:
     fitness = np.array(draw(st.lists(FITNESS | st.just(np.nan), min_size=1, max_size=9)))
     pairs, share, seed, step = (
-        draw(st.sampled_from([0, 1, 5])),
+        draw(st.sampled_from([0, 1, 5, 70])),
         draw(st.floats(0.0, 1.0)),
         draw(SEEDS),
         draw(STEPS),

@@ -36,14 +36,8 @@ def _(draw: st.DrawFn) -> Case:
 def _(draw: st.DrawFn) -> Case:
     ncat, columns, _, _ = _trials(draw)
     d, n, u = draw(st.integers(0, columns.shape[0] - 1)), columns.shape[1], draw(UNITS)
-    begin = draw(st.integers(0, n - 1))
-    end = draw(st.integers(begin + 1, n))
-    members = np.array(draw(st.permutations(range(n))), dtype=np.int64)
-    return Case(
-        (int(ncat[d]), columns, d, members, begin, end, u),
-        (),
-        lambda: [naive.cut(int(ncat[d]), columns[d][members[begin:end]].tolist(), u)],
-    )
+    entries = columns[d, draw(st.lists(st.integers(0, n - 1), min_size=1, max_size=n))]
+    return Case((int(ncat[d]), entries, u), (), lambda: [naive.cut(int(ncat[d]), entries.tolist(), u)])
 
 
 @case("importance.grow_tree")
@@ -61,7 +55,7 @@ def _(draw: st.DrawFn) -> Case:
             array[: len(values)] = values
         return [*out, len(found.rows)]
 
-    scratch = np.zeros((2 * m, 2), dtype=np.int64), np.zeros(m, dtype=np.int64), np.zeros((2, m))
+    scratch = np.zeros((2 * m, 2), dtype=np.int64), np.zeros(m, dtype=np.int64), np.zeros((3, m))
     order = np.array(members, dtype=np.int64)
     return Case(
         (ncat, columns, losses, weights, least, seed, tree, order, *scratch, *nodes), (11, 12, 13, 14), expected

@@ -71,12 +71,25 @@ def shares(points: Array, reference: Array) -> Array:
     return np.array([whole - volume(np.delete(points, i, axis=1), reference) for i in range(points.shape[1])])
 
 
+def duels(fitness: Array, words: list[int]) -> int:
+    won = 0
+    for k, word in enumerate(words):
+        a, b = _drawn(word, len(fitness))
+        if fitness[b] < fitness[a] or math.isnan(fitness[a]):
+            won += 1 << k
+    return won
+
+
+def _drawn(word: int, size: int) -> tuple[int, int]:
+    return (word & 0xFFFFFFFF) * size >> 32, (word >> 32) * size >> 32
+
+
 def mate(fitness: Array, seed: int, step: int, share: float, pairs: int) -> tuple[list[int], list[int], list[int]]:
     found: list[tuple[int, int, int]] = []
     size = len(fitness)
     for i in range(pairs):
         words = [streams.bits(seed, step, dim, i) for dim in (-401, -402)]
-        (a, b), (c, d) = [((word & 0xFFFFFFFF) * size >> 32, (word >> 32) * size >> 32) for word in words]
+        (a, b), (c, d) = [_drawn(word, size) for word in words]
         mother = b if fitness[b] < fitness[a] or math.isnan(fitness[a]) else a
         father, loser = (d, c) if fitness[d] < fitness[c] or math.isnan(fitness[c]) else (c, d)
         crosses = streams.uniform(seed, step, -403, i) < share
