@@ -93,6 +93,13 @@ def wheels(session: nox.Session) -> None:
 
 
 @nox.session
+def sdks(session: nox.Session) -> None:
+    """Let the official clients of OpenAI, Anthropic, Google, Ollama and AWS talk to the mock server."""
+    install(session, "test", "sdks", extras="cli")
+    session.run("python", "-m", "pytest", "tests/testing/sdks", *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Run the benchmark suite."""
     install(session, "test", "bench", extras="cli")
@@ -134,6 +141,20 @@ def kill(session: nox.Session) -> None:
     """Kill 30 studies at random moments and after each kind of event, resume them and compare."""
     install(session, "test", extras="cli")
     session.run("python", "-m", "tests.study.kill_runs", *(session.posargs or ["30"]))
+
+
+@nox.session
+def saturation(session: nox.Session) -> None:
+    """Print how busy studies of 10,000 evaluations keep a server: `nox -s saturation -- --in-flight 64,256`."""
+    install(session, extras="cli")
+    session.run("python", "-m", "benchmarks.saturation", *session.posargs)
+
+
+@nox.session
+def accounting(session: nox.Session) -> None:
+    """Compare the ledger with the server's own over 50,000 calls with faults: `nox -s accounting -- CALLS`."""
+    install(session, "test", extras="cli")
+    session.run("python", "-m", "tests.executor.account_runs", *(session.posargs or ["50000"]))
 
 
 @nox.session

@@ -36,18 +36,23 @@ if TYPE_CHECKING:
     )
     from dspex.evaluation.dataset import Dataset, load
     from dspex.evaluation.metrics import exact_match, f1
-    from dspex.lm.model import LM
+    from dspex.executor.budget import BudgetAccount
+    from dspex.executor.embedding import embed, embed_async
+    from dspex.executor.live import Stream
+    from dspex.lm.model import LM, Endpoint, Hedge
     from dspex.lm.spend import Budget
     from dspex.lm.types import FREE, Price
     from dspex.program.computed import Computed, computed
-    from dspex.program.context import trace, using
+    from dspex.program.context import ledger, trace, using
     from dspex.program.declare import var
     from dspex.program.demos import Demo, DemoSet, Nearest
     from dspex.program.flow import Fallback, Parallel, Race, Vote, When, cond, fallback, map, parallel, race, vote, when
     from dspex.program.function import infer, program
+    from dspex.program.ledger import Ledger
     from dspex.program.metric import Metric, Run, Score, metric
     from dspex.program.modules import ChainOfThought, Module, Predict
     from dspex.program.operations import op
+    from dspex.program.parts import Part
     from dspex.program.program import Program
     from dspex.program.rules import Rule, not_both, one_of
     from dspex.program.schema import Schema, field
@@ -70,18 +75,23 @@ _HOMES = {
     ),
     "dspex.evaluation.dataset": "Dataset load",
     "dspex.evaluation.metrics": "exact_match f1",
-    "dspex.lm.model": "LM",
+    "dspex.executor.budget": "BudgetAccount",
+    "dspex.executor.embedding": "embed embed_async",
+    "dspex.executor.live": "Stream",
+    "dspex.lm.model": "LM Endpoint Hedge",
     "dspex.lm.spend": "Budget",
     "dspex.lm.types": "FREE Price",
     "dspex.program.computed": "Computed computed",
-    "dspex.program.context": "trace using",
+    "dspex.program.context": "ledger trace using",
     "dspex.program.declare": "var",
     "dspex.program.demos": "Demo DemoSet Nearest",
     "dspex.program.flow": "Fallback Parallel Race Vote When cond fallback map parallel race vote when",
     "dspex.program.function": "infer",
+    "dspex.program.ledger": "Ledger",
     "dspex.program.metric": "Metric Run Score metric",
     "dspex.program.modules": "ChainOfThought Module Predict",
     "dspex.program.operations": "op",
+    "dspex.program.parts": "Part",
     "dspex.program.program": "Program",
     "dspex.program.rules": "Rule not_both one_of",
     "dspex.program.schema": "Schema field",
@@ -102,6 +112,7 @@ __all__ = [
     "ApiKey",
     "Bool",
     "Budget",
+    "BudgetAccount",
     "BudgetExceeded",
     "CallTimeout",
     "ChainOfThought",
@@ -118,11 +129,14 @@ __all__ = [
     "DemoSet",
     "Demos",
     "DspexError",
+    "Endpoint",
     "Fallback",
     "Float",
+    "Hedge",
     "Int",
     "LMError",
     "LatencySeconds",
+    "Ledger",
     "LocalModelError",
     "Metric",
     "MetricError",
@@ -131,6 +145,7 @@ __all__ = [
     "NoLMError",
     "OutputError",
     "Parallel",
+    "Part",
     "Predict",
     "Price",
     "Probability",
@@ -148,6 +163,7 @@ __all__ = [
     "ServerError",
     "Space",
     "StopToken",
+    "Stream",
     "StudyError",
     "Text",
     "Tool",
@@ -160,12 +176,15 @@ __all__ = [
     "compile",
     "computed",
     "cond",
+    "embed",
+    "embed_async",
     "errors",
     "exact_match",
     "f1",
     "fallback",
     "field",
     "infer",
+    "ledger",
     "load",
     "load_artifact",
     "map",

@@ -27,7 +27,10 @@ prints more, offline, from `catalogue.py`.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from dspex.lm.types import RateLimits
 
 __all__ = [
     "BudgetExceeded",
@@ -144,15 +147,23 @@ class RateLimited(LMError):
 
     Attributes:
         retry_after: Seconds that the server asked to wait, or None.
+        limits: What the server told about its limits, or None.
     """
 
     retry_after: float | None = None
+    limits: RateLimits | None = None
 
 
 class ServerError(LMError):
-    """The server failed (5xx) or the connection broke after the request was sent."""
+    """The server failed (5xx) or the connection broke after the request was sent.
+
+    Attributes:
+        retry_after: Seconds that the server asked to wait, or None.
+        overloaded: Whether it failed because it takes no more calls now (503, 529).
+    """
 
     retry_after: float | None = None
+    overloaded: bool = False
 
 
 class RequestRejected(LMError):

@@ -34,6 +34,7 @@ SETTINGS: dict[str, str] = {
     "content": "what stores keep of prompts and answers: full, hash or off",
     "cache_bytes": "size limit of the cache of answers, in bytes",
     "log_bytes": "size limit of the event log, in bytes",
+    "prices": "file of prices that go before the price list",
     "jit": "0 runs the core as plain Python",
     "boundscheck": "1 compiles the core with bounds checks",
 }

@@ -20,7 +20,8 @@ LM: dict[str, Entry] = {
     "DX4102": Entry(
         "TLS failed",
         "The server's certificate is not trusted or the two sides agree on no protocol; nothing was sent. "
-        "Behind a company's proxy set SSL_CERT_FILE to the certificate bundle that the network needs. "
+        "Behind a company's proxy name the certificate bundle that the network needs, by verify= of dx.LM(...) or by "
+        "SSL_CERT_FILE; where the server asks for the client's certificate, give cert=. "
         "Verification cannot be switched off.",
     ),
     "DX4103": Entry(
@@ -30,7 +31,7 @@ LM: dict[str, Entry] = {
     ),
     "DX4104": Entry(
         "the server fell silent",
-        "The server was silent, or took nothing, for longer than the read timeout. The request was sent, so "
+        "The server was silent for longer than the read timeout. The request was sent, so "
         "it may have been carried out and may cost money: sent says maybe before the answer began, yes after.",
     ),
     "DX4105": Entry(
@@ -59,19 +60,31 @@ LM: dict[str, Entry] = {
     ),
     "DX4110": Entry(
         "the proxy refused",
-        "HTTPS_PROXY or HTTP_PROXY names a proxy that did not let the request through, for example because it "
-        "wants other credentials; the model's server got nothing. Add the host to NO_PROXY to go without.",
+        "proxy= of dx.LM(...), HTTPS_PROXY or HTTP_PROXY names a proxy that did not let the request through, for "
+        "example because it wants other credentials; the model's server got nothing. Add the host to NO_PROXY, or give "
+        "proxy='', to go without.",
+    ),
+    "DX4111": Entry(
+        "the server takes nothing",
+        "The server accepted the connection and took no further byte of the request for longer than the write timeout "
+        "(30 s, or timeout= when that is less), which is seen with large prompts, images and files. A part of the "
+        "request was sent, so sent is maybe. The server hangs or is overloaded.",
+    ),
+    "DX4112": Entry(
+        "the proxy cannot be reached",
+        "proxy= of dx.LM(...), HTTPS_PROXY or HTTP_PROXY names a proxy that does not answer; nothing was sent. Check "
+        "its address; add the host to NO_PROXY, or give proxy='', to go without. Such a call is tried again.",
     ),
     "DX4201": Entry(
         "the model is not known to support this",
-        "The request needs raw prompts, enforced choices or scores, and nothing is assumed of a server other "
-        "than OpenAI's own. If the server can do it, say so: dx.LM(..., "
-        "capabilities=Capabilities(raw_prompt=True, json_schema=True, choices=True)).",
+        "The request needs something, such as tools, attachments, raw prompts or enforced choices, that the protocol "
+        "has no words for or that nothing is known of at this server; leaving it out would change the answer. If the "
+        "server can do it, say so: dx.LM(..., capabilities=Capabilities(raw_prompt=True, json_schema=True)).",
     ),
     "DX4202": Entry(
         "401: the key was not accepted",
-        "The server knows no such key, or got none. A base_url given in code gets only api_key=, never "
-        "OPENAI_API_KEY, so that a key meant for OpenAI does not reach another host.",
+        "The server knows no such key, or got none. A base_url given in code gets only api_key=, never a key of the "
+        "environment, so that a key meant for one provider does not reach another host.",
     ),
     "DX4203": Entry(
         "403: the key may not do this",
@@ -101,6 +114,56 @@ LM: dict[str, Entry] = {
         "the server failed",
         "A 5xx status, or 408, 409 or 425. The call is tried again with growing pauses. The message holds the "
         "server's own words.",
+    ),
+    "DX4209": Entry(
+        "the prompt is longer than the model's context",
+        "The server refused the request because prompt and max_tokens together exceed the context window. Shorten the "
+        "input or the demonstrations, lower max_tokens, or use a model with a larger context. It is not retried.",
+    ),
+    "DX4210": Entry(
+        "the provider's content filter refused",
+        "The server refused the prompt by its content policy; the same prompt will be refused again, so it is not "
+        "retried. An answer that the filter cut off is a response with stop content_filter instead.",
+    ),
+    "DX4212": Entry(
+        "a batch has too few or too many requests",
+        "OpenAI takes 1 to 50,000 requests and 200 MB in one batch, Anthropic 1 to 100,000 and 256 MB. Hand the "
+        "requests in as several batches.",
+    ),
+    "DX4213": Entry(
+        "the batch has not ended",
+        "The results of a batch can be read once its status is no longer running. A batch may take a day.",
+    ),
+    "DX4214": Entry(
+        "the batch failed as a whole",
+        "The provider refused the batch before any of its requests was carried out; the message holds its reasons, "
+        "often an invalid request or a limit on what may wait in batches. Correct it and hand the batch in again.",
+    ),
+    "DX4215": Entry(
+        "the batch ended without this request's answer",
+        "The batch expired or was cancelled first, or the provider names no outcome for the request. It was not "
+        "answered; hand it in again.",
+    ),
+    "DX4216": Entry(
+        "a request for embeddings has too few or too many texts",
+        "OpenAI takes 1 to 2,048 texts in one request. `dx.embed` splits longer lists; else ask in several requests.",
+    ),
+    "DX4230": Entry(
+        "the model called a tool in a way that nobody can read",
+        "Gemini ended the answer because the model wrote a call of a tool that is no call, or of a tool that does not "
+        "exist. It is tried again. When it happens often, simplify the tools' parameters or name the tools in the "
+        "instruction.",
+    ),
+    "DX4231": Entry(
+        "a tool's result without its call",
+        "Gemini's protocol names the tool in a result, so the assistant's turn that asked for the call, with its "
+        "tool_calls, must stand before the tool's turn that answers it. Nothing was sent.",
+    ),
+    "DX4217": Entry(
+        "the request holds text that cannot be sent",
+        "A Python text can hold half of a surrogate pair, for example of a file that was read with "
+        "errors='surrogateescape'; such a text has no UTF-8 form and no JSON body can hold it. Nothing was sent. Mend "
+        "the input where it is read.",
     ),
     "DX4301": Entry(
         "the body is not JSON",
@@ -158,7 +221,8 @@ LM: dict[str, Entry] = {
         "dollars are capped and the model has no known price",
         "An unknown price is not zero, so a cap on dollars could not be kept. Give the price in dollars per "
         "million tokens, "
-        "dx.LM(..., price=Price(input, output)), or FREE for a server of your own; or cap calls or tokens instead.",
+        "dx.LM(..., price=Price(input, output)), or FREE for a server of your own; or cap calls or tokens instead; or "
+        "say Budget(..., unpriced='allow') to leave such calls out of the cap.",
     ),
     "DX4504": Entry(
         "a reservation was closed twice",
@@ -166,11 +230,27 @@ LM: dict[str, Entry] = {
         "dspex or of "
         "an Account that you wrote; please report it with the traceback.",
     ),
+    "DX4505": Entry(
+        "what a budget does with unpriced calls is refuse or allow",
+        "A cap on dollars cannot count a call whose price nobody knows. Budget(usd=..., unpriced='refuse'), the "
+        "default, refuses such calls; unpriced='allow' makes them and leaves them out of that cap, so set calls= or "
+        "tokens= beside it.",
+    ),
+    "DX4506": Entry(
+        "the account lies outside of the budget that surrounds it",
+        "using(budget=...) with an account of its own would pass by the caps that hold outside of the block. Open the "
+        "account with parent=, the surrounding account, or enter it outside of the other budget.",
+    ),
+    "DX4507": Entry(
+        "a ledger has no such dimension",
+        "Ledger.by names one or several of tenant, program, configuration, module, model and outcome. For what each "
+        "single call cost, open a trace.",
+    ),
     "DX4601": Entry(
         "the answer does not fit the output schema",
-        "The model answered, was shown what is wrong with its answer, and answered again, still not in the form of the "
-        "output schema. The message quotes the answer and the rule that it breaks. Make the instruction clearer, add "
-        "demonstrations, widen the schema, or use a model that enforces schemas or choices.",
+        "The model answered, was shown what is wrong with its answer as often as repairs= of the module says, and no "
+        "answer was in the form of the output schema. The message quotes each answer and the rule that it breaks. Make "
+        "the instruction clearer, add demonstrations, widen the schema, or use a model that enforces schemas.",
     ),
     "DX4602": Entry(
         "the answer was cut off at max_tokens",
@@ -189,6 +269,18 @@ LM: dict[str, Entry] = {
         "your own, "
         "return them, one for each of request.choices, or set score_choices=False in its capabilities.",
     ),
+    "DX4605": Entry(
+        "the model cannot keep answers in the wanted form",
+        "answers='schema' needs a model whose server enforces schemas, or choices where the output is a closed choice; "
+        "answers='tool' one that calls tools. Nothing was sent. answers='auto' takes the strictest form that the model "
+        "can do; of a server of your own, LM(capabilities=...) says what it can.",
+    ),
+    "DX4606": Entry(
+        "the provider's content filter ended the answer",
+        "The provider, not the model, ended the answer: the message shows what it let through, which may be its own "
+        "words of refusal. It is no answer, is not kept in the cache and not asked for again. Change the input or the "
+        "instruction, or ask the provider for another policy.",
+    ),
     "DX4701": Entry(
         "an attempt ran into its timeout",
         "The model did not answer within the timeout of dx.LM(timeout=...). The request may have been carried out and "
@@ -199,5 +291,61 @@ LM: dict[str, Entry] = {
         "run(timeout=...) or the surrounding deadline ended before the model answered. What was in the air was "
         "cancelled and "
         "counts as spent, uncertain. Give more seconds, or see in the trace what took the time.",
+    ),
+    "DX4710": Entry(
+        "a stream ended without its response",
+        "A model object of your own implements stream(), and its generator ended before a last Delta with response= "
+        "set. Yield Delta(response=LMResponse(...)) at the end, with the whole text and the usage.",
+    ),
+    "DX4711": Entry(
+        "the model has no batch endpoint",
+        "Batches need a provider with a batch API (OpenAI, Anthropic). Call the model in the ordinary way, or choose "
+        "one of these.",
+    ),
+    "DX4712": Entry(
+        "a batch ended without an answer to this request",
+        "The provider's batch expired, was cancelled or failed before it came to this request; what it did not answer "
+        "is not charged. Asked again under the same name, only such requests are handed in once more.",
+    ),
+    "DX4713": Entry(
+        "a batch may have been handed in twice",
+        "A process ended between handing a batch in and noting its id, so nobody knows whether the provider has it, "
+        "and the model is configured with retry_ambiguous=False. Look at the provider's list of batches; to go on, "
+        "allow ambiguous retries or choose another name.",
+    ),
+    "DX4715": Entry(
+        "an embedding model gave too few or too many vectors",
+        "The embed method of an object that was given as lm= returns one vector for each text, in their order.",
+    ),
+    "DX4714": Entry(
+        "the work under this name belongs to another model",
+        "A batch's record is kept under its name, and the record was begun with another model or address. Choose "
+        "another name, or use the model that it was begun with.",
+    ),
+    "DX4730": Entry(
+        "a rate limit is not a positive number",
+        "Requests and tokens a minute, and the seconds of a burst, are positive and finite. Leave a rate out where "
+        "there is none; what the server tells about its limits is kept in any case.",
+    ),
+    "DX4731": Entry(
+        "the circuit breaker is open",
+        "Too many of the latest calls to this server failed or were far too slow, so that calls now fail at once, "
+        "and nothing is sent. After a pause a few calls go through as probes; when all of them are answered, all "
+        "calls go through again. See the errors before this one for what is wrong with the server.",
+    ),
+    "DX4732": Entry(
+        "a permit was released twice",
+        "Each call that was admitted ends once, so that no limit is ever exceeded. This is a defect of dspex: "
+        "report it with the traceback.",
+    ),
+    "DX4733": Entry(
+        "a limit that admits nothing",
+        "The number of calls in flight is at least one, and so are its upper bound and the weight of a tenant. To "
+        "stop all calls, end the program or set a budget.",
+    ),
+    "DX4734": Entry(
+        "a setting of the circuit breaker is out of range",
+        "The window, the pauses and the seconds of a slow call are positive numbers, shares lie in (0, 1], and calls "
+        "and probes are at least one.",
     ),
 }

@@ -22,7 +22,8 @@ USAGE: dict[str, Entry] = {
     ),
     "DX8103": Entry(
         "concurrency is at least 1",
-        "concurrency= is the number of calls that may be in flight to this model at once. Give 1 to run calls in turn.",
+        "concurrency= is the number of calls that may be in flight to this model at once. Give 1 to run calls in turn, "
+        'or "auto" to let dspex find how many the server takes.',
     ),
     "DX8104": Entry(
         "timeout is a positive number of seconds",
@@ -44,6 +45,16 @@ USAGE: dict[str, Entry] = {
         "place of "
         "its output and goes on.",
     ),
+    "DX8108": Entry(
+        "a rate is not a positive number",
+        "rpm= and tpm= are the requests and the tokens a minute that the provider allows for this key and model. Leave "
+        "them out where the provider tells its limits in its responses, or has none.",
+    ),
+    "DX8109": Entry(
+        "endpoints are not what they should be",
+        "endpoints= is a tuple of Endpoint(base_url, api_key, weight), each a server or a key for the same model; a "
+        "weight is a positive number. An endpoint with a base_url of its own needs its own api_key.",
+    ),
     "DX8110": Entry(
         "unknown provider",
         "The part before the first slash of a model's name picks the wire protocol; this one does not exist. "
@@ -51,13 +62,14 @@ USAGE: dict[str, Entry] = {
     ),
     "DX8111": Entry(
         "no API key",
-        "OpenAI's own server needs a key. Set OPENAI_API_KEY or give api_key=. The local model, "
-        'dx.LM("local/smollm2"), needs none.',
+        "The provider's server needs a key. Set the environment variable that the message names or give api_key=; a "
+        'base_url= in code gets api_key= alone. The local model, dx.LM("local/smollm2"), needs none.',
     ),
     "DX8112": Entry(
         "unsupported proxy",
-        "The environment names a SOCKS proxy, and only http and https proxies are supported. Set HTTPS_PROXY "
-        "to an http proxy or add the host to NO_PROXY. Loopback addresses never use a proxy.",
+        "proxy= of dx.LM(...) or the environment names a SOCKS proxy or something unreadable, and only http and https "
+        "proxies are supported. Name an http proxy, add the host to NO_PROXY, or give proxy='' for none. Loopback "
+        "addresses never use a proxy of the environment.",
     ),
     "DX8113": Entry(
         "malformed API key",
@@ -67,7 +79,7 @@ USAGE: dict[str, Entry] = {
     "DX8114": Entry(
         "malformed base_url",
         "base_url is the root of an HTTP API, such as http://127.0.0.1:9000/v1: http or https, a host, and no "
-        "query or fragment.",
+        "query, fragment, user name or password, because it is printed and stored: a key is given as api_key=.",
     ),
     "DX8115": Entry(
         "replay() was called wrongly",
@@ -78,6 +90,114 @@ USAGE: dict[str, Entry] = {
         "the recording cannot be used",
         "The file does not exist, is no recording of this version, is damaged, or was recorded from another "
         "model. Record it again or name another file.",
+    ),
+    "DX8117": Entry(
+        "the keyring has no key",
+        "api_key='keyring:SERVICE/USER' takes the key from the system's keyring through the package keyring: install "
+        "it, unlock the keyring, and store the key with `keyring set SERVICE USER`.",
+    ),
+    "DX8118": Entry(
+        "api_key= is no key",
+        "api_key= is the key as a text, keyring:SERVICE/USER, or a function without arguments that returns the key. "
+        "Something else was given or returned; it is not printed.",
+    ),
+    "DX8130": Entry(
+        "no AWS region is known",
+        "Bedrock is served by region. It is taken from AWS_REGION, AWS_DEFAULT_REGION or the profile's region in "
+        "~/.aws/config, in this order. Set one of them, or give base_url= of the region's server, "
+        "https://bedrock-runtime.REGION.amazonaws.com.",
+    ),
+    "DX8131": Entry(
+        "no AWS credentials were found",
+        "Bedrock takes an API key (api_key= or AWS_BEARER_TOKEN_BEDROCK) or AWS credentials, of AWS_ACCESS_KEY_ID and "
+        "AWS_SECRET_ACCESS_KEY or from the profile AWS_PROFILE in ~/.aws/credentials and ~/.aws/config. A profile that "
+        "signs in by SSO, a role or a process is not followed: `aws configure export-credentials --format env` prints "
+        "credentials for the environment, and api_key= may be a function that returns "
+        "ACCESS_KEY_ID:SECRET_ACCESS_KEY:SESSION_TOKEN.",
+    ),
+    "DX8132": Entry(
+        "AWS's config file cannot be read",
+        "~/.aws/config or ~/.aws/credentials, or what AWS_CONFIG_FILE or AWS_SHARED_CREDENTIALS_FILE names, is "
+        "not readable or not in AWS's format. Its text is not shown, as it holds secrets.",
+    ),
+    "DX8133": Entry(
+        "AWS credentials in api_key= are incomplete",
+        "With a colon in it, api_key= of Bedrock is ACCESS_KEY_ID:SECRET_ACCESS_KEY, and :SESSION_TOKEN behind it for "
+        "temporary ones. An API key of Bedrock has no colon.",
+    ),
+    "DX8135": Entry(
+        "the file of prices is not sound",
+        "The setting prices names a TOML file with a table for each model, named MODEL or HOST/MODEL: input and output "
+        "in dollars per million tokens; if wanted cached, written, and above, a list of tables with tokens and the "
+        "prices of prompts that are longer. The file is missing, is no TOML, or holds something else.",
+    ),
+    "DX8136": Entry(
+        "a price that cannot be",
+        "A price is a finite number of dollars per million tokens and at least 0, and above= gives prices for "
+        "ascending numbers of tokens. A model that costs nothing has the price FREE.",
+    ),
+    "DX8119": Entry(
+        "malformed api-version",
+        "Azure names the version of its API by a date, such as 2024-10-21 or 2025-04-01-preview, in "
+        "OPENAI_API_VERSION or in extra={'api-version': ...}. An address that ends in /openai/v1 needs none.",
+    ),
+    "DX8150": Entry(
+        "fallback is not a tuple of models",
+        "fallback= is a tuple of model names, LM(...) or model objects, which are asked in turn when a call has failed "
+        'for good. For one model write fallback=("openai/gpt-4.1-mini",).',
+    ),
+    "DX8151": Entry(
+        "a hedge's setting is out of range",
+        "Hedge(quantile, ratio): both lie between 0 and 1. quantile says from which part of the latest calls a call "
+        "counts as late, ratio how many of all calls may be sent a second time.",
+    ),
+    "DX8152": Entry(
+        "further fields of a request are not JSON",
+        "extra= of dx.LM(...) is joined into the body of every request and is part of a call's identity, so it is a "
+        "mapping of texts to what JSON can hold: texts, finite numbers, true, false, None, and lists and mappings of "
+        "these. A value of another type stands at the place that is named.",
+    ),
+    "DX8153": Entry(
+        "what is to be embedded are no texts",
+        "dx.embed takes a list or another sequence of texts; a single text goes into a list of one.",
+    ),
+    "DX8154": Entry(
+        "an embedding model has a fallback",
+        "Vectors of two models lie in different spaces and must not be mixed, so fallback= is refused for embeddings. "
+        "Further servers or keys for the same model are endpoints=.",
+    ),
+    "DX8140": Entry(
+        "not a fault of the mock server",
+        "Fault(...) and --faults take a kind and conditions. The kind is unknown, an attribute does not exist, or a "
+        "value has the wrong type. `dspex.testing.Fault` lists them; --faults is a JSON list of objects with the same "
+        "names.",
+    ),
+    "DX8141": Entry(
+        "a setting of the mock server is out of range",
+        "latency and pace are seconds and at least 0, capacity is at least 1, queue at least 0, overload an error "
+        "status. While the server runs, only latency, pace, faults, capacity, queue and overload may change.",
+    ),
+    "DX8142": Entry(
+        "the mock server cannot start",
+        "The port is taken, or a file (the ledger, the certificate) cannot be opened. Without --port the system picks "
+        "a free one.",
+    ),
+    "DX8143": Entry(
+        "the mock server does not know what to answer",
+        "--answer names a function of one request, module:function or path.py:function. --fields is a JSON object "
+        "that gives each field a list of values to choose from.",
+    ),
+    "DX8160": Entry(
+        "certificates that cannot be used",
+        "verify= of dx.LM(...), or SSL_CERT_FILE, names the file or folder of the certificates to trust, and cert= the "
+        "client's own certificate and key, unencrypted, all in PEM form. A file is missing, unreadable or of another "
+        "kind. verify=False is refused: it would send the key to whoever answers. To reach a server whose certificate "
+        "nobody signed, name that certificate.",
+    ),
+    "DX8161": Entry(
+        "settings of a connection beside a transport",
+        "A transport of httpx brings its own certificates and its own proxy. Set them there, and leave verify=, cert= "
+        "and proxy= of dx.LM(...) out.",
     ),
     "DX8201": Entry(
         "pyproject.toml cannot be read",

@@ -68,7 +68,7 @@ def _body(compiled: Compiled[Any, Any], path: str) -> dict[str, object]:
     """One module's request as the body of a chat completion, its input's fields as ``{field}``."""
     from dspex.compiler.artifact.prompts import prompt_request
     from dspex.lm.types import Capabilities
-    from dspex.providers.openai import response_format
+    from dspex.providers.openai.schema import response_format
 
     settings = compiled.settings[path]
     request, problem = prompt_request(settings, Capabilities(json_schema=True, choices=True))
@@ -113,6 +113,8 @@ def _everything(compiled: Compiled[Any, Any]) -> dict[str, object]:
             "max_tokens": settings.max_tokens,
             "format": settings.format,
             "scoring": settings.scoring,
+            "answers": settings.answers,
+            "repairs": settings.repairs,
             "reasoning": settings.reasoning,
             "prompt": None if request is None else request_text(request),
             "note": note_,

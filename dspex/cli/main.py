@@ -42,6 +42,7 @@ COMMANDS = {
     "model": ("dspex.cli.model", "Fetch and list local models."),
     "study": ("dspex.cli.study", "List, show, resume and delete studies."),
     "cache": ("dspex.cli.cache", "Show and clear the response cache."),
+    "mock-server": ("dspex.cli.mock_server", "Serve the protocols of model providers for tests."),
     "doctor": ("dspex.cli.doctor", "Check that everything dspex needs is in place."),
 }
 

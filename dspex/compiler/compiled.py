@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from dspex.compiler.explain import Explanation
     from dspex.compiler.frontend import Reading
     from dspex.compiler.lower.lowering import Lowered
+    from dspex.executor.live import Stream
     from dspex.lm.model import LMLike
     from dspex.lm.spend import Budget
     from dspex.program.modules import ModuleSettings
@@ -81,6 +82,19 @@ class Compiled(Generic[I, O]):
             budget: Caps on what it may spend.
         """
         return ports.run(self, x, timeout, budget)
+
+    def stream(self, x: I, /, *, timeout: float | None = None, budget: Budget | None = None) -> Stream[O]:
+        """A run for `x`, read while it goes on: what the modules write, field by field, and at last the output.
+
+        For example ``async for part in program.stream(x)``, or ``for`` in synchronous code. The run begins with the
+        first part that is asked for, waits where its reader is slow, and ends when the stream is closed.
+
+        Args:
+            x: The input.
+            timeout: Seconds for the whole run, those that the reader takes included.
+            budget: Caps on what it may spend.
+        """
+        return ports.stream(self, x, timeout, budget)
 
     @overload
     def batch(

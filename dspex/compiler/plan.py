@@ -237,7 +237,7 @@ class Binding:
         program: Gives the program with `config` bound.
     """
 
-    __slots__ = ("_places", "_program", "config", "plan", "ready")
+    __slots__ = ("_origin", "_places", "_program", "config", "plan", "ready")
 
     def __init__(self, plan: Plan, config: Mapping[str, object], program: Callable[[], Program[Any, Any]]) -> None:
         self.plan = plan
@@ -246,6 +246,13 @@ class Binding:
         """Where the executor keeps the modules that it prepared, by path."""
         self._program = program
         self._places: dict[str, Program[Any, Any]] | None = None
+        self._origin: tuple[str, str] | None = None
+
+    def origin(self) -> tuple[str, str]:
+        """The program's name and the identity of the configuration, empty for a program without Variables."""
+        if self._origin is None:
+            self._origin = self.plan.graph.name, self.plan.space.identity(self.config) if self.config else ""
+        return self._origin
 
     def settings(self, node: Lm) -> ModuleSettings[Any, Any]:
         """What the module of `node` asks of a model."""

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from dspex.compiler.ir.nodes import Constant, Lm, Value, Variable
 from dspex.errors import CompileError, ProgramError
 from dspex.program.demos import DemoSet, DemoSource
-from dspex.program.modules import Format, ModuleSettings, Scoring
+from dspex.program.modules import Answers, Format, ModuleSettings, Scoring
 from dspex.program.modules.module import argument_problem
 from dspex.program.schema import Schema, closed_choice
 from dspex.program.tree import join
@@ -27,9 +27,28 @@ __all__ = ["PLACEHOLDER", "named", "settings_of"]
 PLACEHOLDER: Final = re.compile(r"\{\{([A-Za-z_]\w*)\}\}|\{([A-Za-z_]\w*)\}")
 
 _ARGUMENTS: Final = frozenset(
-    ("instruction", "demos", "demos_k", "temperature", "max_tokens", "format", "scoring", "lm", "prior")
+    (
+        "instruction",
+        "demos",
+        "demos_k",
+        "temperature",
+        "max_tokens",
+        "format",
+        "scoring",
+        "lm",
+        "prior",
+        "answers",
+        "repairs",
+    )
 )
-_ABSENT: Final[Mapping[str, object]] = {"temperature": 0.0, "max_tokens": 512, "format": "chat", "scoring": "generate"}
+_ABSENT: Final[Mapping[str, object]] = {
+    "temperature": 0.0,
+    "max_tokens": 512,
+    "format": "chat",
+    "scoring": "generate",
+    "answers": "auto",
+    "repairs": 1,
+}
 
 
 def settings_of(
@@ -91,6 +110,8 @@ def settings_of(
         reasoning=reasoning,
         lm=_model(get("lm"), models.get(node.module, {})),
         prior=None if prior is None else tuple(cast("list[float]", prior)),
+        answers=cast("Answers", get("answers")),
+        repairs=cast("int", get("repairs")),
         input_values=inputs,
     )
 

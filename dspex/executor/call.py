@@ -1,34 +1,40 @@
-"""The one call path: every request to a language model goes through `complete`, in this order.
+"""The one call path: every request to a language model goes through `complete` or `stream`, in this order.
 
-cache → single-flight → settled journal → budget.reserve → concurrency limit → attempt (durable start, timeout) →
-classify → retry (Retry-After, jitter, deadline) → commit.
+cache → single-flight → settled journal → (route → budget.reserve → admission → breaker → attempt (durable start,
+timeout, hedge) → classify) → retry (Retry-After, jitter, allowance, deadline) → fallback → commit.
 
+Retries, hedges and fallbacks are attempts like the first: each reserves, waits for admission and is settled by itself.
 What a call does not need costs it nothing: without a timeout no timer is made, without a cache no key is hashed,
-and no task is ever started for a call.
+and no task is ever started for a call that is answered in time.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from dspex.errors import BudgetExceeded, CallTimeout, LMError, RateLimited, RequestRejected, Sent, ServerError
+from dspex.errors import BudgetExceeded, CallTimeout, LMError, RateLimited, Sent, ServerError
+from dspex.executor.attempt import KEY_REFUSED, OF_THE_ROUTE, Attempt, upper_bound
 from dspex.executor.caching import call_key
 from dspex.executor.flight import TakeOver
+from dspex.executor.hedge import Stragglers, hedged
 from dspex.executor.models import Gate, here
+from dspex.executor.routes import Route, pick
 from dspex.lm.spend import NOTHING, Spend
-from dspex.lm.types import LMRequest, LMResponse, Usage
+from dspex.lm.types import Capabilities, LMRequest, LMResponse
 
 if TYPE_CHECKING:
-    from dspex.program.context import Context, Journal, Reservation
+    from dspex.program.context import Context
+    from dspex.program.ledger import Tab
 
-T = TypeVar("T")
+TOO_LATE = "DX4702"
+"""Code of the error of a call that its deadline ended."""
 
-_TURN_TOKENS = 16
-"""Upper bound of what a chat template adds to one turn."""
+Adapt = Callable[[Capabilities], LMRequest]
+"""Gives the request as a model of other capabilities needs it."""
 
 _RANK: dict[Sent, int] = {"no": 0, "maybe": 1, "yes": 2}
 
@@ -44,6 +50,8 @@ class Called:
         attempts: Attempts sent for it.
         spent: What they cost, as far as known.
         seconds: From entering the path to leaving it.
+        ambiguous: How many of the attempts may have been paid without an answer.
+        fallback: The model that answered in place of the one that was asked, and the call's identity there.
     """
 
     response: LMResponse
@@ -52,31 +60,19 @@ class Called:
     attempts: int
     spent: Spend
     seconds: float
+    ambiguous: int = 0
+    fallback: tuple[Gate, str] | None = None
 
 
-class _Progress:
-    """What is known of a call while it runs, for the error that may end it."""
-
-    __slots__ = ("attempts", "sent", "spent")
-
-    def __init__(self) -> None:
-        self.attempts = 0
-        self.sent: Sent = "no"
-        self.spent = NOTHING
-
-    def mark(self, error: LMError) -> None:
-        """Write into `error` what the whole call did, not its last attempt alone."""
-        error.attempts = self.attempts
-        if _RANK[self.sent] > _RANK[error.sent]:
-            error.sent = self.sent
-        error.spent = self.spent.usd
-
-    def saw(self, sent: Sent) -> None:
-        if _RANK[sent] > _RANK[self.sent]:
-            self.sent = sent
-
-
-async def complete(gate: Gate, request: LMRequest, context: Context, *, shared: bool = False) -> Called:
+def complete(
+    gate: Gate,
+    request: LMRequest,
+    context: Context,
+    *,
+    shared: bool = False,
+    adapt: Adapt | None = None,
+    tab: Tab | None = None,
+) -> Coroutine[Any, Any, Called]:
     """Answer one request.
 
     Args:
@@ -84,68 +80,74 @@ async def complete(gate: Gate, request: LMRequest, context: Context, *, shared: 
         request: What to ask.
         context: Whose budget, journal and deadline bind the call.
         shared: Whether equal calls in the air join even when nothing is cached.
+        adapt: Gives `request` as a fallback of other capabilities needs it; None sends it as it is.
+        tab: Where attempts and hits are written down for the open ledgers; None where none is open.
 
     Raises:
         LMError: With ``attempts``, ``sent`` and ``spent`` of the call as a whole.
     """
-    progress = _Progress()
-    deadline = context.deadline
-    if deadline is None:
-        return await _joined(gate, request, context, shared, progress)
-    remaining = deadline - time.monotonic()
-    if remaining <= 0:
-        raise _too_late(progress)
-    timer = asyncio.timeout(remaining)
-    try:
-        async with timer:
-            return await _joined(gate, request, context, shared, progress)
-    except TimeoutError:
-        if timer.expired():
-            raise _too_late(progress) from None
-        raise
+    # No coroutine of its own: a hundred thousand calls that wait hold on to each one that stands between.
+    call = Call(gate, request, context, adapt, tab)
+    keyed = gate.reads or gate.writes or context.journal is not None or shared
+    go = _joined if keyed else _answered
+    return go(call) if context.deadline is None else _bounded(go, call, context.deadline)
 
 
 def store(gate: Gate, called: Called) -> None:
-    """Keep an answer that proved usable; for the caller of `complete`, after validation."""
-    if gate.writes and not called.cached and called.key is not None and gate.cache is not None:
-        if not gate.replaces and gate.cache.get(called.key) is not None:
+    """Keep an answer that proved usable; for the caller of `complete`, after validation.
+
+    A fallback's answer is kept as the fallback's: the model that was asked may answer again next time.
+    """
+    key = called.key
+    if called.fallback is not None:
+        gate, key = called.fallback
+    if gate.writes and not called.cached and key is not None and gate.cache is not None:
+        if not gate.replaces and gate.cache.get(key) is not None:
             return
-        gate.cache.put(called.key, called.response)
+        gate.cache.put(key, called.response)
 
 
-async def _joined(gate: Gate, request: LMRequest, context: Context, shared: bool, progress: _Progress) -> Called:
-    """Cache and single-flight."""
-    started = time.perf_counter()
-    journal = context.journal
-    if not (gate.reads or gate.writes or journal is not None or shared):
-        return await _sent(gate, request, context, None, started, progress)
-    key = call_key(gate.fingerprint, request)
-    if gate.reads and gate.cache is not None:
-        found = gate.cache.get(key)
-        if found is not None:
-            return Called(found, key, True, 0, NOTHING, time.perf_counter() - started)
+async def _bounded(go: Callable[[Call], Coroutine[Any, Any, Called]], call: Call, deadline: float) -> Called:
+    remaining = deadline - time.monotonic()
+    if remaining <= 0:
+        raise call.too_late()
+    timer = asyncio.timeout(remaining)
+    try:
+        async with timer:
+            return await go(call)
+    except TimeoutError:
+        if timer.expired():
+            raise call.too_late() from None
+        raise
+
+
+async def _joined(call: Call) -> Called:
+    """Cache, single-flight and journal."""
+    gate, journal = call.gate, call.context.journal
+    key = call.key = call_key(gate.fingerprint, call.request)
+    found = kept(gate, key)
+    if found is not None:
+        return call.outcome(found, cached=True)
     flights = here().flights
-    # A flight is shared only by calls that the same study remembers.
-    place = (key, id(journal))
+    # A flight is shared only by calls that the same study remembers, and that go the same way: another configuration
+    # of the same model may have another key, or more patience.
+    place = (key, id(journal), id(gate.model))
     flight = flights.get(place)
     if flight is None:
         flight = flights.lead(place)
     else:
         landed = await flights.follow(place, flight)
         if not isinstance(landed, TakeOver):
-            return Called(landed.response, key, True, 0, NOTHING, time.perf_counter() - started)
+            call.fallback = landed.fallback
+            return call.outcome(landed.response, cached=True)
     landing: Called | None = None
     shared_error: LMError | None = None
     try:
-        if journal is not None:
-            settled = journal.settled(key)
-            if settled is not None:
-                landing = Called(settled, key, True, 0, NOTHING, time.perf_counter() - started)
-        if landing is None:
-            landing = await _sent(gate, request, context, key, started, progress)
+        settled = None if journal is None else journal.settled(key)
+        landing = await _answered(call) if settled is None else call.outcome(settled, cached=True)
         return landing
     except LMError as error:
-        if not isinstance(error, BudgetExceeded):
+        if not (isinstance(error, BudgetExceeded) or call.hurried):
             shared_error = error
         raise
     finally:
@@ -158,172 +160,275 @@ async def _joined(gate: Gate, request: LMRequest, context: Context, shared: bool
             flights.give_up(place, flight)
 
 
-async def _sent(
-    gate: Gate, request: LMRequest, context: Context, key: str | None, started: float, progress: _Progress
-) -> Called:
-    """Attempts until one succeeds or the policy gives up."""
-    upper = upper_bound(gate, request) if context.account is not None or context.journal is not None else NOTHING
-    failures = 0
+async def _answered(call: Call) -> Called:
+    """Attempts until one succeeds or there is nothing more to try."""
+    call.ask(call.gate, call.request)
     while True:
+        attempt = call.next()
         try:
-            response, spent = await _attempt(gate, request, context, key, upper, progress)
-        except LMError as error:
-            if isinstance(error, BudgetExceeded):
-                progress.mark(error)
-                raise
-            failures += 1
-            delay = gate.retry.delay(error, failures)
-            if delay is None or (context.deadline is not None and time.monotonic() + delay >= context.deadline):
-                progress.mark(error)
-                raise
-        else:
-            total = spent if progress.spent is NOTHING else progress.spent + spent
-            return Called(response, key, False, progress.attempts, total, time.perf_counter() - started)
-        await gate.sleep(delay)
-
-
-async def _attempt(
-    gate: Gate, request: LMRequest, context: Context, key: str | None, upper: Spend, progress: _Progress
-) -> tuple[LMResponse, Spend]:
-    """One attempt: reserve, wait for a slot, send, settle, commit."""
-    account, journal = context.account, context.journal
-    held: Reservation | None = account.reserve(upper) if account is not None else None
-    ticket = 0
-    sent: Sent = "no"
-    try:
-        limit = gate.limit
-        if limit is not None and not limit.try_acquire():
-            await limit.acquire()
-        try:
-            if journal is not None:
-                ticket = await journal.started(key or "", gate.name, upper)
-            progress.attempts += 1
-            sent = "maybe"
-            if gate.timeout is None:
-                response = await gate.model.complete(request)
+            turn = attempt.enter()
+            if turn is not None:
+                try:
+                    await turn
+                except BaseException:
+                    attempt.leave(turn)
+                    raise
+            await attempt.begin(turn)
+            stragglers = call.gate.stragglers
+            if stragglers is None or stragglers.late is None:
+                await attempt.run()
             else:
-                response = await _timed(gate, request, gate.timeout)
-        finally:
-            if limit is not None:
-                limit.release()
-    except LMError as error:
-        # An error of our own bookkeeping is not one of the attempt: `sent` is then still "no".
-        sent = error.sent if sent == "maybe" else sent
-        progress.saw(sent)
-        cost = _cost_of(error, sent)
-        _close(held, upper, sent, cost)
-        progress.spent += _known(gate, cost, sent)
-        if journal is not None and ticket:
-            await _finished(journal.failed(ticket, key or "", error, NOTHING if sent == "no" else cost))
-        raise
-    except BaseException:
-        progress.saw(sent)
-        _close(held, upper, sent, None)
-        raise
-    progress.saw("yes")
-    spent, exact = _spent(gate, response)
-    if held is not None:
-        if exact:
-            held.settle(spent)
-        else:
-            held.uncertain(upper)
-    if journal is not None:
-        await _finished(_commit(journal, ticket, key or "", response, spent if exact else upper))
-    return response, spent
+                attempt = await _hedged(attempt, stragglers, stragglers.late)
+            return call.outcome(attempt.response)
+        except LMError as error:
+            pause = await call.pause(attempt, error)
+        if pause is None:
+            raise call.final
+        if call.known is not None:
+            return call.outcome(call.known, cached=True)
+        await call.gate.sleep(pause)
 
 
-async def _commit(journal: Journal, ticket: int, key: str, response: LMResponse, spent: Spend) -> None:
-    await journal.committed(ticket, key, response, spent)
+async def _hedged(first: Attempt, stragglers: Stragglers, late: float) -> Attempt:
+    """`first`, or a second attempt at the same request once `first` has taken longer than `late` seconds."""
+
+    async def again() -> Attempt | None:
+        if first.ended or not stragglers.allowance.take():
+            return None
+        second = first.call.next()
+        # The straggler keeps its slot. The second attempt gets the next one, or there would be none in a busy hour.
+        await second.wait(urgent=True)
+        return await second.run()
+
+    winner = await hedged(first.run(), again, late)
+    if winner is not first:
+        stragglers.overtaken += 1
+        # Without the time that the loser would have taken at least, fewer and fewer calls would count as late.
+        stragglers.saw(time.perf_counter() - first.began)
+    return winner
 
 
-async def _timed(gate: Gate, request: LMRequest, seconds: float) -> LMResponse:
-    timer = asyncio.timeout(seconds)
-    try:
-        async with timer:
-            return await gate.model.complete(request)
-    except TimeoutError:
-        if not timer.expired():
-            raise
-        raise CallTimeout(
-            "DX4701",
-            f"{gate.name} did not answer within {seconds:g} s",
-            fix="raise timeout on dx.LM(...), or see whether the server hangs",
-            retryable=True,
-            sent="maybe",
-        ) from None
+def kept(gate: Gate, key: str) -> LMResponse | None:
+    """The answer in the cache, where `gate` reads it."""
+    return gate.cache.get(key) if gate.reads and gate.cache is not None else None
 
 
-async def _finished(record: Coroutine[Any, Any, T]) -> T:
-    """Wait for a record to be written even when the caller is cancelled meanwhile: what was paid is remembered."""
-    task = asyncio.ensure_future(record)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        while not task.done():
-            try:
-                await asyncio.wait((task,))
-            except asyncio.CancelledError:
-                continue
-        if not task.cancelled():
-            # The cancellation wins over a failed write, whose exception counts as retrieved.
-            task.exception()
-        raise
+class Call:
+    """One call under way: what is asked of whom, on which route, when again, and what has come of it.
 
+    Attributes:
+        gate, request: What is asked now: the model's own, then those of its fallbacks in turn.
+        context, adapt, tab: As given to `complete`.
+        key: The call's identity, where something needs it.
+        upper: The most that an attempt can cost, where something needs it.
+        fallback: The fallback that is asked, and the call's identity there.
+        known: What the fallback's cache has.
+        started: When it began.
+        attempts: Attempts sent.
+        ambiguous: How many of them may have been paid without an answer.
+        sent: Whether any reached a server.
+        spent: What they cost, as far as known.
+        shown: Whether the caller has seen a part of an answer.
+        hurried: Whether the caller's deadline kept it from waiting for another attempt.
+    """
 
-def upper_bound(gate: Gate, request: LMRequest) -> Spend:
-    """The most that one attempt can cost: no token is shorter than a byte, and no answer longer than max_tokens."""
-    size = _TURN_TOKENS
-    for message in request.messages:
-        size += len(message.content.encode(errors="surrogatepass")) + _TURN_TOKENS
-    if request.prompt is not None:
-        size += len(request.prompt.encode(errors="surrogatepass"))
-    if request.json_schema is not None:
-        size += len(request.json_schema.encode())
-    usage = Usage(size, request.max_tokens)
-    return Spend(1, size, request.max_tokens, None if gate.price is None else gate.price.cost(usage))
-
-
-def _spent(gate: Gate, response: LMResponse) -> tuple[Spend, bool]:
-    """What an answer cost, and whether that is exact."""
-    usage, price = response.usage, gate.price
-    if usage is None:
-        free = price is not None and price.input == 0.0 and price.output == 0.0
-        return Spend(1, 0, 0, 0.0 if free else None), False
-    return Spend(1, usage.input_tokens, usage.output_tokens, None if price is None else price.cost(usage)), True
-
-
-def _cost_of(error: LMError, sent: Sent) -> Spend | None:
-    """What a failed attempt cost: a refusal costs a call and no tokens; None when it is unknown."""
-    if sent == "yes" and isinstance(error, (RateLimited, ServerError, RequestRejected)):
-        return Spend(1)
-    return None
-
-
-def _close(held: Reservation | None, upper: Spend, sent: Sent, cost: Spend | None) -> None:
-    if held is None:
-        return
-    if sent == "no":
-        held.release()
-    elif cost is not None:
-        held.settle(cost)
-    else:
-        held.uncertain(upper)
-
-
-def _known(gate: Gate, cost: Spend | None, sent: Sent) -> Spend:
-    """The known cost of a failed attempt: what may have been charged without a word is not known to be spent."""
-    if sent == "no":
-        return NOTHING
-    if cost is not None:
-        return cost
-    return Spend(1, 0, 0, None if gate.price is None else 0.0)
-
-
-def _too_late(progress: _Progress) -> CallTimeout:
-    error = CallTimeout(
-        "DX4702",
-        "the deadline of this run passed before the model answered",
-        fix="give run(timeout=...) more seconds",
+    __slots__ = (
+        "_failures",
+        "_final",
+        "_last",
+        "_limited",
+        "_others",
+        "_refused",
+        "_renewed",
+        "_waited",
+        "adapt",
+        "ambiguous",
+        "attempts",
+        "context",
+        "fallback",
+        "gate",
+        "hurried",
+        "key",
+        "known",
+        "request",
+        "sent",
+        "shown",
+        "spent",
+        "started",
+        "tab",
+        "upper",
     )
-    progress.mark(error)
-    return error
+
+    def __init__(
+        self, gate: Gate, request: LMRequest, context: Context, adapt: Adapt | None = None, tab: Tab | None = None
+    ) -> None:
+        self.gate = gate
+        self.request = request
+        self.context = context
+        self.adapt = adapt
+        self.tab = tab
+        self.key: str | None = None
+        self.upper = NOTHING
+        self.fallback: tuple[Gate, str] | None = None
+        self.known: LMResponse | None = None
+        self.started = time.perf_counter()
+        self.attempts = 0
+        self.ambiguous = 0
+        self.sent: Sent = "no"
+        self.spent = NOTHING
+        self.shown = False
+        self.hurried = False
+        self._final: LMError | None = None
+        self._others: tuple[Gate, ...] = gate.fallback
+        self._failures = 0
+        self._refused = 0
+        self._renewed = False
+        self._limited = 0.0
+        self._waited = 0.0
+        self._last: Route | None = None
+
+    # ----------------------------------------------------------------- what has come of it
+
+    def saw(self, sent: Sent) -> None:
+        """An attempt got so far."""
+        if _RANK[sent] > _RANK[self.sent]:
+            self.sent = sent
+
+    def paid(self, spent: Spend) -> None:
+        """An attempt cost so much, as far as known."""
+        self.spent = spent if self.spent is NOTHING else self.spent + spent
+
+    def mark(self, error: LMError) -> LMError:
+        """Write into `error` what the whole call did, not its last attempt alone."""
+        error.attempts = self.attempts
+        if _RANK[self.sent] > _RANK[error.sent]:
+            error.sent = self.sent
+        error.spent = self.spent.usd
+        return error
+
+    def outcome(self, response: LMResponse, *, cached: bool = False) -> Called:
+        """How the call came out; it ends now."""
+        if cached and self.tab is not None:
+            self.tab.hit()
+        seconds = time.perf_counter() - self.started
+        return Called(response, self.key, cached, self.attempts, self.spent, seconds, self.ambiguous, self.fallback)
+
+    @property
+    def final(self) -> LMError:
+        """What the caller is told once there is nothing more to try: the error of the model that was asked."""
+        assert self._final is not None
+        return self.mark(self._final)
+
+    def too_late(self) -> LMError:
+        """The error of a call that its deadline ended."""
+        return self.mark(
+            CallTimeout(
+                TOO_LATE,
+                "the deadline of this run passed before the model answered",
+                fix="give run(timeout=...) more seconds",
+            )
+        )
+
+    # ----------------------------------------------------------------- what is tried
+
+    def ask(self, gate: Gate, request: LMRequest) -> None:
+        """Begin with a model: it has all its retries."""
+        self.gate = gate
+        self.request = request
+        bound = self.context.account is not None or self.context.journal is not None
+        self.upper = upper_bound(gate, request) if bound else NOTHING
+        self._failures = self._refused = 0
+        self._renewed = False
+        self._limited = self._waited = 0.0
+        self._last = None
+        gate.allowance.earn()
+        if gate.stragglers is not None:
+            gate.stragglers.allowance.earn()
+
+    def next(self) -> Attempt:
+        """The next attempt, on another route than the one before where there are several."""
+        gate = self.gate
+        self._last = route = gate.route or pick(gate.routes, gate.retry.rng, self._last)
+        return Attempt(self, route)
+
+    async def pause(self, attempt: Attempt, error: LMError) -> float | None:
+        """Seconds until the next attempt after `attempt` ended in `error`; None when `final` is to be raised.
+
+        Goes on to the next fallback when nothing more is to be tried on this model.
+        """
+        # It may have found a slot elsewhere than where it was to go.
+        self._last = attempt.route
+        if error.code == KEY_REFUSED and not self._renewed:
+            self._renewed = await attempt.route.renew(attempt.model)
+            if self._renewed:
+                return 0.0
+        seconds = None if isinstance(error, BudgetExceeded) else self._delay(attempt, error)
+        ends = self.context.deadline
+        if seconds is not None and ends is not None and time.monotonic() + seconds >= ends:
+            self.hurried = True
+            seconds = None
+        if seconds is None:
+            return self._fall(error)
+        return seconds
+
+    def _fall(self, error: LMError) -> float | None:
+        if self._final is None or isinstance(error, BudgetExceeded):
+            # Where the budget is used up there is no further fallback, and that is what the caller has to know.
+            self._final = error
+        else:
+            self._note(error)
+        while self._others and not isinstance(error, BudgetExceeded):
+            other, self._others = self._others[0], self._others[1:]
+            try:
+                request = self.request if self.adapt is None else self.adapt(other.capabilities)
+            except LMError as unfit:
+                self.fallback = (other, "")
+                self._note(unfit)
+                continue
+            self.fallback = (other, call_key(other.fingerprint, request))
+            self.known = kept(*self.fallback)
+            other.stood_in += 1
+            self.ask(other, request)
+            return 0.0
+        return None
+
+    def _note(self, failure: LMError) -> None:
+        """A fallback failed as well."""
+        if self._final is not None and self.fallback is not None:
+            self._final.add_note(f"fallback {self.fallback[0].name}: {failure.code} {failure.message}")
+
+    def _delay(self, attempt: Attempt, error: LMError) -> float | None:
+        gate, policy = self.gate, self.gate.retry
+        if not attempt.begun:
+            return self._patience(error)
+        self._failures += 1
+        failures = self._failures
+        elsewhere = gate.route is None and failures < min(len(gate.routes), policy.retries + 1)
+        if elsewhere and (policy.may(error, failures) or error.code in OF_THE_ROUTE):
+            delay = 0.0
+        else:
+            found = policy.delay(error, failures, self._limited)
+            if found is None:
+                return None
+            delay = found
+            if isinstance(error, RateLimited):
+                self._limited += delay
+        if not (isinstance(error, RateLimited) or gate.allowance.take()):
+            # A 429 is paced by its Retry-After and by admission; every other retry is load on a server in trouble.
+            error.add_note("not tried again: too many calls to this model are being retried already")
+            return None
+        return delay
+
+    def _patience(self, error: LMError) -> float | None:
+        """A breaker refused, and nothing was sent: go to another route, else to a fallback, else wait for it."""
+        gate, policy = self.gate, self.gate.retry
+        if not (isinstance(error, ServerError) and error.retryable):
+            return None
+        self._refused += 1
+        if self._refused % len(gate.routes):
+            return 0.0
+        if self._others:
+            return None
+        pause = (error.retry_after or 0.0) + policy.rng.uniform(0.0, policy.base)
+        self._waited += pause
+        return pause if self._waited <= policy.ceiling else None

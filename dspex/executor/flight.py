@@ -55,7 +55,10 @@ class Flight(Generic[T]):
         for turn in self._waiting:
             if not turn.done():
                 own = copy.copy(error)
-                own.spent = 0.0  # The leader has paid; a sum over callers must not count it again.
+                # The leader has sent and paid; a sum over callers must not count it again.
+                own.attempts, own.spent = 0, 0.0
+                if hasattr(error, "__notes__"):
+                    own.__notes__ = list(error.__notes__)
                 turn.set_exception(own)
         self._waiting.clear()
 

@@ -1,10 +1,11 @@
-"""What happens when a module is called: render, one trip down the call path, parse, at most one repair."""
+"""What happens when a module is called: render, a trip down the call path, parse; each repair is one more trip."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from dspex.compiler.render.prepared import PreparedModule, prepare
@@ -13,25 +14,39 @@ from dspex.executor.call import Called, complete, store
 from dspex.executor.models import Gate, gate_for
 from dspex.lm.model import LMLike
 from dspex.lm.spend import NOTHING, Spend
-from dspex.lm.types import LMRequest, LMResponse
+from dspex.lm.types import Capabilities, LMRequest, LMResponse
 from dspex.program.context import Context, current, resolve_lm
+from dspex.program.ledger import Tab
 from dspex.program.schema import Schema
 from dspex.program.trace import CallRecord
 
 if TYPE_CHECKING:
+    from types import CoroutineType
+
+    from dspex.executor.live import Showing
     from dspex.program.modules import Module, ModuleSettings
+    from dspex.program.program import Program
 
 I = TypeVar("I", bound=Schema)  # noqa: E741
 O = TypeVar("O", bound=Schema)  # noqa: E741
 
+Origin = Callable[[], tuple[str, str]]
+"""Gives the outermost program's name and the identity of its configuration."""
+
 
 class ReadyModule:
-    """A bound module's prepared prompt, the gate it last went through, and its content-free scores."""
+    """A bound module's prepared prompt, the gate it last went through, and its content-free scores.
 
-    __slots__ = ("_gate", "_priors", "prepared")
+    Args:
+        prepared: The prompt.
+        origin: Of a module that is called without a plan; a plan knows it for each call.
+    """
 
-    def __init__(self, prepared: PreparedModule) -> None:
+    __slots__ = ("_gate", "_priors", "origin", "prepared")
+
+    def __init__(self, prepared: PreparedModule, origin: Origin | None = None) -> None:
         self.prepared = prepared
+        self.origin = origin
         self._gate: tuple[LMLike, asyncio.AbstractEventLoop, Gate] | None = None
         self._priors: dict[tuple[str, int], tuple[LMRequest, Called]] = {}
 
@@ -45,7 +60,16 @@ class ReadyModule:
         self._gate = (lm, loop, gate)
         return gate
 
-    async def prior(self, gate: Gate, x: Schema, context: Context) -> LMResponse:
+    def tab(self, gate: Gate, context: Context, origin: Origin | None) -> Tab | None:
+        """Where a call of this module is written down; None where no ledger is open."""
+        if not context.ledgers:
+            return None
+        origin = origin or self.origin
+        program, configuration = ("", "") if origin is None else origin()
+        place = (context.tenant, program, configuration, self.prepared.settings.path)
+        return Tab(context.ledgers, place, gate.name)
+
+    async def prior(self, gate: Gate, x: Schema, context: Context, tab: Tab | None) -> LMResponse:
         """Scores of the content-free request: bought once for a fixed prompt, once an input for nearest demos."""
         prepared = self.prepared
         place = (gate.fingerprint, context.rollout)
@@ -58,7 +82,11 @@ class ReadyModule:
                 _record(context, prepared, gate, request, called, None, None, None)
             return called.response
         request = prepared.content_free(x, context.rollout, gate.capabilities)
-        called = await _call(self, gate, request, context, shared=True)
+        try:
+            called = await complete(gate, request, context, shared=True, tab=tab)
+        except LMError as error:
+            _failed(context, prepared, gate, request, error)
+            raise
         if called.response.choice_logprobs is not None:
             store(gate, called)
         if context.traces:
@@ -73,21 +101,40 @@ def ready(module: Module[I, O]) -> ReadyModule:
     known = module.prepared
     if isinstance(known, ReadyModule):
         return known
-    made = ReadyModule(prepare(module.settings))
+    made = ReadyModule(prepare(module.settings), _origin(module))
     object.__setattr__(module, "prepared", made)
     return made
 
 
-def call_module(module: Module[I, O], x: I) -> Awaitable[O]:
+def _origin(module: Module[Any, Any]) -> Origin:
+    known: tuple[str, str] | None = None
+
+    def origin() -> tuple[str, str]:
+        nonlocal known
+        if known is None:
+            root: Program[Any, Any] = module
+            while root.dx_node.parent is not None:
+                root = root.dx_node.parent
+            known = type(root).__name__, root.space.identity(root.config) if root.config else ""
+        return known
+
+    return origin
+
+
+def call_module(module: Module[I, O], x: I) -> CoroutineType[Any, Any, O]:
     """Answer `x` by one call of `module`, under the current context.
 
     Raises:
+        ProgramError: DX1514: `x` is not what the module takes.
         LMError: The call failed; OutputError: the answer did not fit, nor did the repaired one.
     """
     made = module.prepared
-    if not isinstance(made, ReadyModule):
-        made = ready(module)
-    return cast("Awaitable[O]", call_ready(made, accepted(made.prepared.settings, x)))
+    call = call_ready(made, x) if isinstance(made, ReadyModule) else _made_ready(module, x)
+    return cast("CoroutineType[Any, Any, O]", call)
+
+
+async def _made_ready(module: Module[Any, Any], x: Schema) -> Schema:
+    return await call_ready(ready(module), x)
 
 
 def accepted(settings: ModuleSettings[Any, Any], x: object) -> Schema:
@@ -112,9 +159,10 @@ def accepted(settings: ModuleSettings[Any, Any], x: object) -> Schema:
     return given
 
 
-async def call_ready(made: ReadyModule, x: Schema) -> Schema:
-    """`call_module` for a module that is ready; `x` is of its input schema."""
+async def call_ready(made: ReadyModule, x: Schema, origin: Origin | None = None) -> Schema:
+    """`call_module` for a module that is ready; `origin` is that of the plan's binding."""
     prepared = made.prepared
+    x = accepted(prepared.settings, x)
     context = current()
     lm = prepared.settings.lm
     if lm is None:
@@ -123,25 +171,37 @@ async def call_ready(made: ReadyModule, x: Schema) -> Schema:
             lm = resolve_lm(None, prepared.settings.path)
     gate = await made.gate(lm)
     request = prepared.request(x, context.rollout, gate.capabilities)
-    called = await _call(made, gate, request, context)
+    adapt = partial(prepared.request, x, context.rollout) if gate.fallback else None
+    tab = made.tab(gate, context, origin)
+    showing = None if context.parts is None else context.parts.begin(prepared)
+    try:
+        if showing is None:
+            called = await complete(gate, request, context, adapt=adapt, tab=tab)
+        else:
+            called = await showing.call(gate, request, context, adapt=adapt, tab=tab)
+    except LMError as error:
+        _failed(context, prepared, gate, request, error)
+        raise
     response = called.response
     if prepared.calibrated:
         prior = prepared.settings.prior
         if prior is None:
-            prior = prepared.scores(await made.prior(gate, x, context))
+            answered = gate if called.fallback is None else called.fallback[0]
+            prior = prepared.scores(await made.prior(answered, x, context, tab))
         response = prepared.corrected(response, prior)
     try:
         output, reasoning = prepared.parse(x, response)
     except OutputError as error:
         if context.traces:
             _record(context, prepared, gate, request, called, None, None, error)
-        return await _repaired(made, gate, x, context, request, called, error)
-    if gate.writes:
-        store(gate, called)
+        return await _repaired(made, gate, x, context, request, called, error, tab, showing)
+    store(gate, called)
     if context.traces:
         if response is not called.response:
             called = replace(called, response=response)
         _record(context, prepared, gate, request, called, output, reasoning, None, x)
+    if showing is not None:
+        await showing.end(output, reasoning)
     return output
 
 
@@ -151,62 +211,95 @@ async def _repaired(
     x: Schema,
     context: Context,
     request: LMRequest,
-    first: Called,
+    called: Called,
     error: OutputError,
+    tab: Tab | None,
+    showing: Showing | None,
 ) -> Schema:
-    """One more attempt that shows the model what was wrong; it reserves, waits and pays like any call."""
+    """Further attempts that show the model what was wrong; each reserves, waits and pays like any call."""
     prepared = made.prepared
-    if first.response.stop == "length" or request.score_choices:
-        # Asked again it would be cut off again, or score the same.
-        raise _billed(error, first.attempts, first.spent)
-    again = prepared.repair(request, first.response, error)
-    try:
-        called = await _call(made, gate, again, context)
-    except LMError as failure:
-        raise _billed(failure, first.attempts + failure.attempts, first.spent, failure.spent) from error
-    try:
-        output, reasoning = prepared.parse(x, called.response)
-    except OutputError as still:
+    wrong: list[tuple[Called, OutputError]] = [(called, error)]
+
+    def asked(capabilities: Capabilities) -> LMRequest:
+        request = prepared.request(x, context.rollout, capabilities)
+        for given, complaint in wrong:
+            request = prepared.repair(request, given.response, complaint)
+        return request
+
+    # Asked again it would be cut off again, or score the same.
+    final = ("length", "content_filter")
+    while len(wrong) <= prepared.settings.repairs and not (called.response.stop in final or request.score_choices):
+        request = asked(gate.capabilities)
+        adapt = asked if gate.fallback else None
+        try:
+            if showing is None:
+                called = await complete(gate, request, context, adapt=adapt, tab=tab)
+            else:
+                called = await showing.call(gate, request, context, adapt=adapt, tab=tab)
+        except LMError as failure:
+            _failed(context, prepared, gate, request, failure)
+            raise _billed(failure, wrong, failure.attempts, failure.spent) from error
+        try:
+            output, reasoning = prepared.parse(x, called.response)
+        except OutputError as still:
+            if context.traces:
+                _record(context, prepared, gate, request, called, None, None, still)
+            still.__cause__ = error
+            error = still
+            wrong.append((called, error))
+            continue
+        store(gate, called)
         if context.traces:
-            _record(context, prepared, gate, again, called, None, None, still)
-        raise _billed(still, first.attempts + called.attempts, first.spent + called.spent) from error
-    store(gate, called)
+            _record(context, prepared, gate, request, called, output, reasoning, None, x)
+        if showing is not None:
+            await showing.end(output, reasoning)
+        return output
+    raise _billed(_summed(wrong), wrong)
+
+
+def _summed(wrong: list[tuple[Called, OutputError]]) -> OutputError:
+    """One error that says what was wrong with every answer."""
+    *before, (_, last) = wrong
+    if not before:
+        return last
+    told = "; ".join(f"({number}) {error.message}" for number, (_, error) in enumerate(before, 1))
+    message = f"{last.message}; it is answer {len(wrong)}, and those before it: {told}"
+    summed = OutputError(last.code, message, where=last.where, fix=last.fix, sent="yes")
+    summed.__cause__ = last.__cause__
+    return summed
+
+
+def _failed(context: Context, prepared: PreparedModule, gate: Gate, request: LMRequest, error: LMError) -> None:
+    """A call came to no answer: say of which module, and record it."""
+    if error.where is None:
+        error.where = prepared.settings.path or None
     if context.traces:
-        _record(context, prepared, gate, again, called, output, reasoning, None, x)
-    return output
+        record = CallRecord(
+            module=prepared.settings.path,
+            model=gate.name,
+            request=request,
+            response=None,
+            key=None,
+            cached=False,
+            attempts=error.attempts,
+            spent=Spend(error.attempts if error.sent != "no" else 0, 0, 0, error.spent),
+            seconds=0.0,
+            reasoning=None,
+            output=None,
+            error=error,
+        )
+        for trace in context.traces:
+            trace.calls.append(record)
 
 
-async def _call(made: ReadyModule, gate: Gate, request: LMRequest, context: Context, *, shared: bool = False) -> Called:
-    try:
-        return await complete(gate, request, context, shared=shared)
-    except LMError as error:
-        if error.where is None:
-            error.where = made.prepared.settings.path or None
-        if context.traces:
-            spent = Spend(error.attempts if error.sent != "no" else 0, 0, 0, error.spent)
-            record = CallRecord(
-                module=made.prepared.settings.path,
-                model=gate.name,
-                request=request,
-                response=None,
-                key=None,
-                cached=False,
-                attempts=error.attempts,
-                spent=spent,
-                seconds=0.0,
-                reasoning=None,
-                output=None,
-                error=error,
-            )
-            for trace in context.traces:
-                trace.calls.append(record)
-        raise
-
-
-def _billed(error: LMError, attempts: int, spent: Spend, more: float | None = 0.0) -> LMError:
-    error.attempts = attempts
-    error.spent = None if spent.usd is None or more is None else spent.usd + more
-    if attempts and error.sent == "no":
+def _billed(
+    error: LMError, wrong: list[tuple[Called, OutputError]], attempts: int = 0, spent: float | None = 0.0
+) -> LMError:
+    """`error` with what the whole call cost: the wrong answers, and what came after them."""
+    total = sum((called.spent for called, _ in wrong), NOTHING).usd
+    error.attempts = attempts + sum(called.attempts for called, _ in wrong)
+    error.spent = None if total is None or spent is None else total + spent
+    if error.attempts and error.sent == "no":
         error.sent = "yes"
     return error
 
@@ -224,7 +317,7 @@ def _record(
 ) -> None:
     record = CallRecord(
         module=prepared.settings.path,
-        model=gate.name,
+        model=gate.name if called.fallback is None else called.fallback[0].name,
         request=request,
         response=called.response,
         key=called.key,
@@ -236,6 +329,7 @@ def _record(
         output=output,
         error=error,
         input=x,
+        ambiguous=called.ambiguous,
     )
     for trace in context.traces:
         trace.calls.append(record)

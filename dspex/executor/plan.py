@@ -41,7 +41,7 @@ from dspex.compiler.ir.nodes import (
 )
 from dspex.compiler.plan import schedule
 from dspex.compiler.render.prepared import prepare
-from dspex.executor.modules import ReadyModule, accepted, call_ready
+from dspex.executor.modules import ReadyModule, call_ready
 from dspex.program.concurrency import first_success, first_that_works, majority, stopped, together
 
 if TYPE_CHECKING:
@@ -359,7 +359,7 @@ class _Builder:
             ready = frame.binding.ready.get(path)
             if ready is None:
                 ready = frame.binding.prepared(node, _ready)
-            return call_ready(ready, accepted(ready.prepared.settings, read(frame)))
+            return call_ready(ready, read(frame), frame.binding.origin)
 
         return start
 

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import concurrent.futures
 import contextvars
 import os
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sized
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Iterable, Sized
 from contextlib import suppress
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from dspex.errors import CallTimeout, UsageError
+from dspex.executor.admission import borrowing
 from dspex.executor.budget import BudgetAccount
-from dspex.executor.limits import borrowing
 from dspex.lm.spend import Budget, check_budget
 from dspex.program.context import bounded
 from dspex.program.outputs import output_of
@@ -89,17 +88,21 @@ class LoopThread:
         A KeyboardInterrupt in the caller cancels the work and is raised once the work has ended.
         """
         context = contextvars.copy_context()
-        done: concurrent.futures.Future[T] = concurrent.futures.Future()
         started: list[asyncio.Task[None]] = []
+        outcome: list[tuple[Any, BaseException | None]] = []
+        # A bare lock: what a future does besides is a sixth of the whole way there and back.
+        ended = threading.Lock()
+        ended.acquire()
 
         async def carry() -> None:
             try:
                 value = await work
             except BaseException as error:  # noqa: BLE001  supervision boundary: hands the outcome over
                 # Every outcome is the caller's, an exit included: it must not end the loop of all others.
-                done.set_exception(error)
+                outcome.append((None, error))
             else:
-                done.set_result(value)
+                outcome.append((value, None))
+            ended.release()
 
         def start() -> None:
             started.append(self.loop.create_task(carry(), context=context))
@@ -110,13 +113,21 @@ class LoopThread:
 
         self.loop.call_soon_threadsafe(start)
         try:
-            return done.result()
+            ended.acquire()
         except KeyboardInterrupt:
-            if not done.done():
+            if not outcome:
                 self.loop.call_soon_threadsafe(cancel)
                 # The second interrupt leaves at once.
-                concurrent.futures.wait((done,))
+                ended.acquire()
             raise
+        value, error = outcome.pop()
+        if error is None:
+            return value
+        try:
+            raise error
+        finally:
+            # Its traceback holds this frame.
+            del error
 
     def close(self) -> None:
         """Cancel what runs, close clients, end the thread."""
@@ -161,7 +172,7 @@ def wait_for(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     A running loop of the caller stands still meanwhile; await the program there instead where you can.
     """
     thread = background()
-    if not _loop_runs():
+    if not loop_runs():
         return thread.run(work())
     token = borrowing.set(True)
     try:
@@ -177,12 +188,40 @@ def wait_for(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         borrowing.reset(token)
 
 
-def _loop_runs() -> bool:
+def loop_runs() -> bool:
+    """Whether the caller stands inside of a running event loop."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         return False
     return True
+
+
+def iterated(source: AsyncGenerator[T]) -> Generator[T]:
+    """The items of `source` in synchronous code: one loop makes them all, and closes it at the end."""
+    thread = background()
+    # Where our own loop is the one that stands still, the work needs another.
+    own = LoopThread() if thread.inside else None
+    at = own or thread
+    end = object()
+
+    async def following() -> Any:
+        return await anext(source, end)
+
+    async def closed() -> None:
+        await source.aclose()
+
+    try:
+        while (item := at.run(following())) is not end:
+            yield item
+    finally:
+        if at.inside:
+            # Collected as garbage by this very loop, which cannot wait for itself.
+            at.loop.create_task(closed())
+        elif at.alive:
+            at.run(closed())
+        if own is not None:
+            own.close()
 
 
 def run(program: Callee[I, O], x: I, timeout: float | None = None, budget: Budget | None = None) -> O:

@@ -5,8 +5,14 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 from dspex.errors import UsageError
+
+Unpriced = Literal["refuse", "allow"]
+
+PICO = 1_000_000_000_000
+"""Units of a US dollar in which amounts are added up, so that sums neither drift nor depend on their order."""
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _PART = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
@@ -43,6 +49,11 @@ NOTHING = Spend()
 """The cost of a cache hit."""
 
 
+def pico(usd: float) -> int:
+    """Dollars in whole units of 10^-12."""
+    return math.ceil(usd * PICO - 0.5)
+
+
 @dataclass(frozen=True, slots=True)
 class Budget:
     """Caps on what a piece of work may spend; a cap that is None does not bind.
@@ -50,17 +61,21 @@ class Budget:
     Args:
         calls: Attempts sent to a model.
         tokens: Input and output tokens together.
-        usd: US dollars. Every model used must then have a known price.
+        usd: US dollars.
         wall: Seconds, or a text such as ``"90s"``, ``"4m"``, ``"1h30m"``.
+        unpriced: With a cap on dollars, whether calls of models without a known price are refused, or allowed and
+            not counted against that cap.
 
     Raises:
-        UsageError: DX4501, when a cap is zero, negative or not a number, or ``wall`` cannot be read.
+        UsageError: DX4501, when a cap is zero, negative or not a number, or ``wall`` cannot be read; DX4505, when
+            ``unpriced`` is neither.
     """
 
     calls: int | None = None
     tokens: int | None = None
     usd: float | None = None
     wall: float | str | None = None
+    unpriced: Unpriced = "refuse"
     wall_seconds: float | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
@@ -77,6 +92,13 @@ class Budget:
             seconds = _seconds(self.wall) if isinstance(self.wall, str) else self.wall
             _check_positive("wall", seconds)
             object.__setattr__(self, "wall_seconds", float(seconds))
+        if self.unpriced not in get_args(Unpriced):
+            raise UsageError(
+                "DX4505",
+                f"unpriced is 'refuse' or 'allow', got {self.unpriced!r}",
+                where="Budget(unpriced=...)",
+                fix="leave it out to refuse calls that a cap on dollars could not count",
+            )
 
     def __bool__(self) -> bool:
         """Whether any cap is set."""

@@ -16,9 +16,12 @@ from dspex.errors import NoLMError
 
 if TYPE_CHECKING:
     from dspex.errors import LMError
+    from dspex.executor.budget import BudgetAccount
+    from dspex.executor.live import Channel
     from dspex.lm.model import LMLike
-    from dspex.lm.spend import Spend
+    from dspex.lm.spend import Budget, Spend
     from dspex.lm.types import LMResponse
+    from dspex.program.ledger import Ledger
     from dspex.program.trace import Trace
 
 __all__ = [
@@ -28,6 +31,7 @@ __all__ = [
     "Reservation",
     "bounded",
     "current",
+    "ledger",
     "resolve_lm",
     "trace",
     "using",
@@ -36,7 +40,10 @@ __all__ = [
 
 
 class Reservation(Protocol):
-    """Part of a budget, set aside for one attempt. Exactly one of the three methods is called, once."""
+    """Part of a budget, set aside for one attempt. One of the three methods is called, once.
+
+    After `uncertain` one of the others may follow, when what the attempt cost comes to be known later.
+    """
 
     def settle(self, spent: Spend, /) -> None:
         """The attempt ended and its usage is known."""
@@ -86,13 +93,17 @@ class Journal(Protocol):
 class Context:
     """Everything that surrounds a call. Immutable; `within` enters a changed copy."""
 
-    __slots__ = ("account", "deadline", "journal", "lm", "rollout", "traces")
+    __slots__ = ("account", "deadline", "journal", "ledgers", "lm", "parts", "priority", "rollout", "tenant", "traces")
     lm: LMLike | None
     traces: tuple[Trace, ...]
     account: Account | None
     journal: Journal | None
+    ledgers: tuple[Ledger, ...]
+    parts: Channel | None
     deadline: float | None
     rollout: int
+    priority: int
+    tenant: str
 
     def __init__(
         self,
@@ -102,6 +113,10 @@ class Context:
         journal: Journal | None = None,
         deadline: float | None = None,
         rollout: int = 0,
+        priority: int = 0,
+        tenant: str = "",
+        ledgers: tuple[Ledger, ...] = (),
+        parts: Channel | None = None,
     ) -> None:
         """
         Args:
@@ -111,8 +126,13 @@ class Context:
             journal: Where attempts are recorded.
             deadline: Time of `time.monotonic()` at which calls end.
             rollout: Number of the repeated sample.
+            priority: Where a model's limits make calls wait, those of a higher priority go first.
+            tenant: Among calls of one priority, tenants take turns.
+            ledgers: Open ledgers, outermost first; every attempt is counted in all of them.
+            parts: Where modules show what they write, to whoever reads the run meanwhile.
         """
-        for name, value in zip(self.__slots__, (account, deadline, journal, lm, rollout, traces), strict=True):
+        values = (account, deadline, journal, ledgers, lm, parts, priority, rollout, tenant, traces)
+        for name, value in zip(self.__slots__, values, strict=True):
             object.__setattr__(self, name, value)
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -159,9 +179,35 @@ def bounded(*, account: Account | None = None, deadline: float | None = None) ->
 
 
 @contextmanager
-def using(*, lm: LMLike) -> Generator[None]:
-    """Choose the language model for everything that is called inside the block and names none itself."""
-    with within(current().replace(lm=lm)):
+def using(
+    *,
+    lm: LMLike | None = None,
+    priority: int | None = None,
+    tenant: str | None = None,
+    budget: Budget | BudgetAccount | None = None,
+) -> Generator[None]:
+    """Choose for everything that is called inside the block; what is left out stays as it is outside.
+
+    Args:
+        lm: The language model of whatever names none itself.
+        priority: Calls of a higher priority go first where a model's limits make calls wait; 0 outside.
+        tenant: For whom the calls are made: where calls of one priority wait, tenants take turns.
+        budget: Caps on what the block may spend, besides those that hold outside; an account instead may be spent
+            from by several blocks.
+
+    Raises:
+        UsageError: DX4501: `budget` is neither; DX4506: it is an account outside of the one that surrounds the block.
+    """
+    chosen = {"lm": lm, "priority": priority, "tenant": tenant}
+    context = current().replace(**{name: value for name, value in chosen.items() if value is not None})
+    if budget is None:
+        with within(context):
+            yield
+        return
+    from dspex.program import ports
+
+    account, deadline = ports.entered(budget, context.account)
+    with within(context), bounded(account=account, deadline=deadline):
         yield
 
 
@@ -173,6 +219,20 @@ def trace() -> Generator[Trace]:
     opened = Trace()
     context = current()
     with within(context.replace(traces=(*context.traces, opened))):
+        yield opened
+
+
+@contextmanager
+def ledger() -> Generator[Ledger]:
+    """Add up what every attempt inside the block costs, by tenant, program, configuration, module, model and outcome.
+
+    For example ``with dx.ledger() as ledger: …`` and then ``ledger.total`` or ``ledger.by("module")``.
+    """
+    from dspex.program.ledger import Ledger
+
+    opened = Ledger()
+    context = current()
+    with within(context.replace(ledgers=(*context.ledgers, opened))):
         yield opened
 
 

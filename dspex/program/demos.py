@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import TYPE_CHECKING, TypeGuard, cast, final
 
 from dspex.errors import ProgramError
@@ -224,13 +225,14 @@ class Nearest:
             no output is missing and none is shown much more often than another.
     """
 
-    __slots__ = ("_hash", "_index", "k", "name", "pool", "spread")
+    __slots__ = ("_hash", "_index", "_outputs", "k", "name", "pool", "spread")
     pool: tuple[Demo, ...]
     k: int
     name: str
     spread: bool
     _hash: str
     _index: TfIdf | None
+    _outputs: int
 
     def __init__(self, pool: Iterable[Demo], k: int, name: str = "", spread: bool = False) -> None:
         _set(self, "pool", _demos(pool))
@@ -241,6 +243,7 @@ class Nearest:
         _set(self, "spread", spread)
         _set(self, "_hash", "")
         _set(self, "_index", None)
+        _set(self, "_outputs", 0)
 
     @property
     def hash(self) -> str:
@@ -274,15 +277,33 @@ class Nearest:
             wanted = min(wanted * 4, len(self.pool))
 
     def _spread(self, text: str, plain: Mapping[str, object]) -> tuple[Demo, ...]:
-        ranked: list[tuple[int, int, Demo]] = []
-        seen: dict[str, int] = {}
-        for place, (position, _) in enumerate(self.index.nearest(text, len(self.pool))):
-            demo = self.pool[position]
-            if not _equal(demo.input, plain):
-                turn = seen[demo.output_json] = seen.get(demo.output_json, 0) + 1
-                ranked.append((turn, place, demo))
-        chosen = sorted(ranked, key=lambda item: item[:2])[: self.k]
-        return tuple(demo for _, _, demo in sorted(chosen, key=lambda item: -item[1]))
+        if not self._outputs:
+            _set(self, "_outputs", max(1, len({demo.output_json for demo in self.pool})))
+        # So many turns of all outputs are enough.
+        whole = -(-self.k // self._outputs)
+        pool, order = self.pool, self.index.ranking(text)
+        same: set[int] = set()
+        while True:
+            # Places in `order` by turn: the nearest of each output, the second nearest of each, and so on.
+            turns: list[list[int]] = []
+            seen: dict[str, int] = {}
+            for place, position in enumerate(order):
+                if position in same:
+                    continue
+                output = pool[position].output_json
+                turn = seen.get(output, 0)
+                seen[output] = turn + 1
+                if turn == len(turns):
+                    turns.append([])
+                turns[turn].append(place)
+                if turn == whole - 1 and len(turns[turn]) == self._outputs:
+                    break
+            chosen = [order[place] for place in sorted(list(chain.from_iterable(turns))[: self.k], reverse=True)]
+            # Only what would be shown is compared: what is not chosen does not let others in by its absence.
+            equal = [position for position in chosen if _equal(pool[position].input, plain)]
+            if not equal:
+                return tuple(pool[position] for position in chosen)
+            same.update(equal)
 
     @property
     def index(self) -> TfIdf:

@@ -8,11 +8,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from dspex.program.schema import Schema
 
 if TYPE_CHECKING:
+    from types import CoroutineType
+
     from dspex.compiler.compiled import Compiled
     from dspex.compiler.lower.lowering import Lowered
     from dspex.compiler.plan import Binding
+    from dspex.executor.budget import BudgetAccount
+    from dspex.executor.live import Stream
     from dspex.lm.model import LM, LanguageModel
     from dspex.lm.spend import Budget
+    from dspex.program.context import Account
     from dspex.program.modules import Module
     from dspex.program.program import Program
     from dspex.program.space import Space
@@ -22,7 +27,7 @@ O = TypeVar("O", bound=Schema)  # noqa: E741
 P = TypeVar("P", bound="Program[Any, Any]")
 
 
-def call_module(module: Module[I, O], x: I) -> Awaitable[O]:
+def call_module(module: Module[I, O], x: I) -> CoroutineType[Any, Any, O]:
     """One call of one module under the current context."""
     from dspex.executor.modules import call_module as target
 
@@ -36,6 +41,13 @@ def open_model(lm: LM) -> LanguageModel:
     return target(lm)
 
 
+def entered(budget: Budget | BudgetAccount, around: Account | None) -> tuple[Account, float | None]:
+    """The account that a block spends from, and when its wall cap ends."""
+    from dspex.executor.budget import entered as target
+
+    return target(budget, around)
+
+
 def run_plan(binding: Binding, x: Any) -> Awaitable[Any]:
     """The output of a compiled program for `x`, under the current context."""
     from dspex.executor.plan import run_plan as target
@@ -46,6 +58,13 @@ def run_plan(binding: Binding, x: Any) -> Awaitable[Any]:
 def run(program: Callable[[I], Awaitable[O]], x: I, timeout: float | None, budget: Budget | None) -> O:
     """Call `program` from synchronous code, inside a running loop or outside."""
     from dspex.executor.runner import run as target
+
+    return target(program, x, timeout, budget)
+
+
+def stream(program: Callable[[I], Awaitable[O]], x: I, timeout: float | None, budget: Budget | None) -> Stream[O]:
+    """A run of `program`, read while it goes on."""
+    from dspex.executor.live import Stream as target
 
     return target(program, x, timeout, budget)
 

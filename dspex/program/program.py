@@ -33,6 +33,7 @@ from dspex.program.variables import Demos, Text, Var, place, written_at
 if TYPE_CHECKING:
     from dspex.evaluation.dataset import Dataset
     from dspex.evaluation.statistics import FailurePolicy
+    from dspex.executor.live import Stream
     from dspex.lm.model import LMLike
     from dspex.lm.spend import Budget
     from dspex.program.compose import Pipe
@@ -466,6 +467,20 @@ class Program(Generic[I, O], metaclass=ProgramMeta):
         """
         self.dx_check_rules()
         return ports.run(self, x, timeout, budget)
+
+    def stream(self, x: I, /, *, timeout: float | None = None, budget: Budget | None = None) -> Stream[O]:
+        """A run for `x`, read while it goes on: what the modules write, field by field, and at last the output.
+
+        For example ``async for part in program.stream(x)``, or ``for`` in synchronous code. The run begins with the
+        first part that is asked for, waits where its reader is slow, and ends when the stream is closed.
+
+        Args:
+            x: The input.
+            timeout: Seconds for the whole run, those that the reader takes included.
+            budget: Caps on what it may spend.
+        """
+        self.dx_check_rules()
+        return ports.stream(self, x, timeout, budget)
 
     @overload
     def batch(

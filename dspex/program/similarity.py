@@ -71,6 +71,12 @@ class TfIdf:
             scores[rows] += weight * weights
         return scores
 
+    def ranking(self, text: str) -> list[int]:
+        """Indices of all texts, the most similar first, ties by lower index."""
+        import numpy as np
+
+        return np.argsort(-self.similarities(text), kind="stable").tolist()
+
     def nearest(self, text: str, k: int) -> list[tuple[int, float]]:
         """The `k` most similar texts as (index, cosine), the most similar first, ties by lower index."""
         import numpy as np

@@ -34,6 +34,7 @@ class CallRecord:
         output: The parsed output.
         error: Why there is no output.
         input: What the module was given, when it gave an output.
+        ambiguous: How many of the attempts may have been paid without an answer.
     """
 
     module: str
@@ -49,6 +50,7 @@ class CallRecord:
     output: object | None = None
     error: LMError | None = None
     input: object | None = None
+    ambiguous: int = 0
 
 
 # One random prefix a process and a counter: unique across processes, and far cheaper than a uuid per trace.

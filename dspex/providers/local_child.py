@@ -67,7 +67,7 @@ def parameters(library: Any, config: dict[str, Any]) -> Any:
     wanted.ui = False
     wanted.endpoint_slots = False
     wanted.verbosity = 0
-    wanted.n_threads_http = 4
+    wanted.n_threads_http = 16
     return wanted
 
 

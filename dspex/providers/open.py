@@ -2,36 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
+from typing import Any
 
 from dspex.errors import UsageError
-from dspex.lm.model import LM, LanguageModel
+from dspex.lm.model import LM, EmbeddingModel, LanguageModel
 
-
-def _open_openai(lm: LM) -> LanguageModel:
-    from dspex.providers.openai import open_openai
-
-    return open_openai(lm)
-
-
-def _open_local(lm: LM) -> LanguageModel:
-    from dspex.providers.local import open_local
-
-    return open_local(lm)
-
-
-def _open_replay(lm: LM) -> LanguageModel:
-    from dspex.providers.replay import replay
-
-    return replay(lm.model.partition("/")[2])
-
-
-PROVIDERS: dict[str, Callable[[LM], LanguageModel]] = {
-    "openai": _open_openai,
-    "local": _open_local,
-    "replay": _open_replay,
+PROVIDERS: dict[str, str] = {
+    "anthropic": "anthropic.messages:open_anthropic",
+    "azure": "openai.azure:open_azure",
+    "bedrock": "bedrock.converse:open_bedrock",
+    "deepseek": "openai.compatible:open_compatible",
+    "gemini": "gemini.generate:open_gemini",
+    "groq": "openai.compatible:open_compatible",
+    "llamacpp": "openai.compatible:open_compatible",
+    "lmstudio": "openai.compatible:open_compatible",
+    "local": "local:open_local",
+    "mistral": "openai.compatible:open_compatible",
+    "ollama": "ollama:open_ollama",
+    "openai": "openai.chat:open_openai",
+    "openai-responses": "openai.responses:open_openai_responses",
+    "openrouter": "openai.compatible:open_compatible",
+    "replay": "open:open_replay",
+    "together": "openai.compatible:open_compatible",
+    "vllm": "openai.compatible:open_compatible",
 }
-"""What may stand before the first slash of a model's name. A provider's module is imported when it is first opened."""
+"""What may stand before the first slash of a model's name, and its opener. A module is imported when first opened."""
+
+EMBEDDERS: dict[str, str] = {
+    "azure": "openai.azure:open_azure_embeddings",
+    "gemini": "gemini.generate:open_gemini",
+    "llamacpp": "openai.compatible:open_compatible_embeddings",
+    "lmstudio": "openai.compatible:open_compatible_embeddings",
+    "mistral": "openai.compatible:open_compatible_embeddings",
+    "ollama": "ollama:open_ollama",
+    "openai": "openai.embeddings:open_openai_embeddings",
+    "openrouter": "openai.compatible:open_compatible_embeddings",
+    "together": "openai.compatible:open_compatible_embeddings",
+    "vllm": "openai.compatible:open_compatible_embeddings",
+}
+"""Likewise for embedding models."""
 
 
 def open_model(lm: LM) -> LanguageModel:
@@ -40,11 +50,28 @@ def open_model(lm: LM) -> LanguageModel:
     Raises:
         UsageError: DX8110, unknown provider; and what the provider itself requires, such as a key.
     """
-    opener = PROVIDERS.get(lm.provider)
+    return _opened(PROVIDERS, lm, "provider")
+
+
+def open_embedding_model(lm: LM) -> EmbeddingModel:
+    """The embedding model that `lm` names, such as ``openai/text-embedding-3-small``; otherwise as `open_model`."""
+    return _opened(EMBEDDERS, lm, "provider of embeddings")
+
+
+def open_replay(lm: LM) -> LanguageModel:
+    """The recording at the path that stands behind ``replay/``."""
+    from dspex.providers.replay import replay
+
+    return replay(lm.model.partition("/")[2])
+
+
+def _opened(openers: dict[str, str], lm: LM, what: str) -> Any:
+    opener = openers.get(lm.provider)
     if opener is None:
         raise UsageError(
             "DX8110",
-            f"no provider is named {lm.provider!r} (in {lm.model!r}); known: {', '.join(sorted(PROVIDERS))}",
+            f"no {what} is named {lm.provider!r} (in {lm.model!r}); known: {', '.join(sorted(openers))}",
             fix='any OpenAI-compatible server is dx.LM("openai/NAME", base_url="http://host:port/v1")',
         )
-    return opener(lm)
+    module, _, function = opener.partition(":")
+    return getattr(importlib.import_module(f"dspex.providers.{module}"), function)(lm)

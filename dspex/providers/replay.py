@@ -4,6 +4,10 @@ A recording is a JSON Lines file, mode 0600: a header with the model's name, fin
 one line for each answered request. A request's identity is everything in it, the rollout included, so each is recorded
 once; asked again while recording, the recorded answer is given.
 
+A recording holds answers, not how they came: one that was recorded whole may be read as a stream, and the other way
+round. While recording, a stream is passed on as it comes and is recorded at its end, where there is no answer yet; one
+that is left before is not. Replayed, a stream comes a word at a time.
+
 Lines are appended in one write each, so that several processes may record into one file. A line that a crash or a full
 disk cut off is passed over; the error about a request that is not recorded says so.
 """
@@ -11,18 +15,24 @@ disk cut off is passed over; the error about a request that is not recorded says
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import asdict, dataclass, fields
 from difflib import SequenceMatcher
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json, to_json
 
 from dspex.errors import LMError, RequestRejected, UsageError
-from dspex.lm.model import LM, LanguageModel, LMLike
-from dspex.lm.types import Capabilities, LMRequest, LMResponse, Message, Price, Usage
+from dspex.lm.model import LM, LanguageModel, LMLike, StreamingModel
+from dspex.lm.types import Capabilities, Delta, LMRequest, LMResponse, Price
 from dspex.providers.open import open_model
+from dspex.providers.scripted import parts_of
 
 VERSION = 1
 _NEAREST_OF = 200  # recorded requests that are compared when one is missing
@@ -104,12 +114,20 @@ class ReplayLM:
         if self._inner is None:
             raise self._missing(request)
         self.asked += 1
-        response = await self._inner.complete(request)
         # Of two identical requests in flight the first to be answered is recorded, and both get its answer.
-        known = self._answers.setdefault(request, response)
-        if known is response:
-            self._append({"request": asdict(request), "response": asdict(response)})
-        return known
+        return self._keep(request, await self._inner.complete(request))
+
+    async def stream(self, request: LMRequest, /) -> AsyncGenerator[Delta]:
+        if request in self._answers or not isinstance(self._inner, StreamingModel):
+            parts = parts_of(await self.complete(request))
+        else:
+            self.asked += 1
+            parts = self._inner.stream(request)
+        async with aclosing(parts):
+            async for part in parts:
+                if part.response is not None:
+                    self._keep(request, part.response)
+                yield part
 
     async def aclose(self) -> None:
         if self._fd is not None:
@@ -119,6 +137,13 @@ class ReplayLM:
             await self._inner.aclose()
 
     # ----------------------------------------------------------------- file
+
+    def _keep(self, request: LMRequest, response: LMResponse) -> LMResponse:
+        """The recorded answer, which is `response` unless there is one already."""
+        known = self._answers.setdefault(request, response)
+        if known is response:
+            self._append({"request": _plain(request), "response": _plain(response)})
+        return known
 
     def _load(self) -> _Header:
         try:
@@ -142,13 +167,14 @@ class ReplayLM:
             if not line:
                 continue
             try:
-                entry = cast("dict[str, Any]", from_json(line))
-                request = _request(entry["request"])
-                response = _response(entry["response"])
+                entry = cast("dict[str, Any]", _read(line))
             except ValueError:
                 self._cut += 1
                 continue
-            except (KeyError, TypeError) as error:
+            try:
+                request = _requests().validate_python(entry["request"])
+                response = _responses().validate_python(entry["response"])
+            except (KeyError, TypeError, ValidationError) as error:
                 raise self._unusable(f"is damaged at line {number}: {error}") from error
             self._answers.setdefault(request, response)
         if self._inner is not None:
@@ -165,16 +191,16 @@ class ReplayLM:
         entry = cast("dict[str, Any]", from_json(line))
         if entry["dspex_recording"] != VERSION:
             raise self._unusable(f"has version {entry['dspex_recording']}; this dspex reads version {VERSION}")
-        price = cast("dict[str, float | None] | None", entry["price"])
+        price: object = entry["price"]
         return _Header(
             str(entry["name"]),
             str(entry["fingerprint"]),
-            Capabilities(**entry["capabilities"]),
-            None if price is None else Price(**cast("dict[str, Any]", price)),
+            TypeAdapter(Capabilities).validate_python(entry["capabilities"]),
+            None if price is None else TypeAdapter(Price).validate_python(price),
         )
 
     def _append(self, entry: dict[str, object]) -> None:
-        self._write(to_json(entry, inf_nan_mode="constants") + b"\n")
+        self._write(_line(entry) + b"\n")
 
     def _write(self, data: bytes) -> None:
         try:
@@ -267,22 +293,32 @@ def _first_difference(before: str, now: str) -> str:
     return f"at character {at} ({before[start : at + 30]!r} recorded, {now[start : at + 30]!r} asked)"
 
 
-def _request(data: dict[str, Any]) -> LMRequest:
-    restored: dict[str, Any] = {
-        **data,
-        "messages": tuple(Message(**m) for m in data["messages"]),
-        "stop": tuple(data["stop"]),
-        "choices": tuple(data["choices"]),
-        "output_fields": tuple(data["output_fields"]),
-    }
-    return LMRequest(**restored)
+def _plain(value: LMRequest | LMResponse) -> dict[str, object]:
+    """The fields that are not at their default; what a server told of its limits is not part of an answer."""
+    plain = asdict(value)
+    return {f.name: plain[f.name] for f in fields(value) if f.name != "limits" and getattr(value, f.name) != f.default}
 
 
-def _response(data: dict[str, Any]) -> LMResponse:
-    usage, scores = data["usage"], data["choice_logprobs"]
-    restored: dict[str, Any] = {
-        **data,
-        "usage": None if usage is None else Usage(**usage),
-        "choice_logprobs": None if scores is None else tuple(scores),
-    }
-    return LMResponse(**restored)
+def _line(entry: dict[str, object]) -> bytes:
+    try:
+        return to_json(entry, inf_nan_mode="constants")
+    except ValueError:
+        # Lone surrogates, which a model's answer may hold, have no UTF-8 form.
+        return json.dumps(entry, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+
+
+def _read(line: bytes) -> object:
+    try:
+        return from_json(line)
+    except ValueError:
+        return json.loads(line)
+
+
+@cache
+def _requests() -> TypeAdapter[LMRequest]:
+    return TypeAdapter(LMRequest)
+
+
+@cache
+def _responses() -> TypeAdapter[LMResponse]:
+    return TypeAdapter(LMResponse)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import inspect
-from collections.abc import Awaitable, Callable, Mapping
+import re
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
 from enum import Enum
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import cast
@@ -13,36 +16,70 @@ from uuid import uuid4
 from pydantic_core import to_json
 
 from dspex.errors import OutputError, UsageError
-from dspex.lm.types import FREE, Capabilities, LMRequest, LMResponse, Price, Usage
+from dspex.lm.types import FREE, Capabilities, Delta, LMRequest, LMResponse, Price, TokenLogprob, ToolCall, Usage
 from dspex.program.identity import constant_text
 
 Scripted = Mapping[str, object] | str | LMResponse
 Script = Callable[[LMRequest], Scripted | Awaitable[Scripted]]
 
-_CAPABILITIES = Capabilities(raw_prompt=True, json_schema=True, choices=True, score_choices=True)
+_CAPABILITIES = Capabilities(
+    raw_prompt=True,
+    json_schema=True,
+    choices=True,
+    score_choices=True,
+    json_mode=True,
+    tools=True,
+    tool_choice=True,
+    media=("image", "audio", "file"),
+    reasoning=True,
+    logprobs=True,
+    seed=True,
+)
 
 _ANSWERS = (dict, str, LMResponse, Mapping)
 
 CHOSEN_LOGPROB = 0.0
 OTHER_LOGPROB = -20.0
 
+_WORD = re.compile(r"\s*\S+|\s+")
+
+
+async def parts_of(response: LMResponse) -> AsyncGenerator[Delta]:
+    """`response` as a stream, always in the same parts: its reasoning and its text a word at a time, then the whole.
+
+    Other tasks get their turn after each part, as they do while a real model goes on.
+    """
+    for word in _WORD.findall(response.reasoning):
+        yield Delta(reasoning=word)
+        await asyncio.sleep(0)
+    for word in _WORD.findall(response.text):
+        yield Delta(word)
+        await asyncio.sleep(0)
+    yield Delta(response=response)
+
 
 class ScriptedLM:
-    """A `LanguageModel` that answers with ``fn(request)``.
+    """A `StreamingModel` that answers with ``fn(request)``.
 
     What `fn` may return, synchronously or not:
 
     - a mapping of output fields: becomes a JSON object; for a request with ``choices`` its one value becomes the text;
     - a text: is the answer as it stands;
-    - an `LMResponse`: is passed through.
+    - an `LMResponse`: is passed through, with its tool calls, reasoning, usage and reason to stop.
+
+    What it raises reaches the caller; an `LMError` is retried, or not, as a real model's.
+
+    A request that names the tool to call gets a call of it with the mapping or text as its arguments.
 
     A request for scores of choices gives 0.0 to the choice that `fn` names and -20.0 to each other. For a request with
     choices, a text outside them is passed on as it stands: so does a bad model behave.
 
     Usage counts words, runs of text between white space, in messages or prompt and in the answer. The price is zero.
+    Where log-probabilities of tokens are asked for, each word is a token of log-probability 0.0. A stream comes
+    a word at a time.
 
     Attributes:
-        calls: How often `complete` was called.
+        calls: How often it was asked.
     """
 
     def __init__(self, fn: Script, *, name: str = "scripted/lm", fingerprint: str | None = None) -> None:
@@ -101,7 +138,7 @@ class ScriptedLM:
         else:
             fields = self._asked_for(answer, request)
             text = _only_value(fields) if request.choices else to_json(fields).decode()
-        logprobs: tuple[float, ...] | None = None
+        scores: tuple[float, ...] | None = None
         if request.score_choices:
             if text not in request.choices:
                 raise OutputError(
@@ -110,11 +147,24 @@ class ScriptedLM:
                     where=self._name,
                     sent="yes",
                 )
-            logprobs = tuple(CHOSEN_LOGPROB if c == text else OTHER_LOGPROB for c in request.choices)
+            scores = tuple(CHOSEN_LOGPROB if c == text else OTHER_LOGPROB for c in request.choices)
         asked = 0 if request.prompt is None else len(request.prompt.split())
         for message in request.messages:
             asked += len(message.content.split())
-        return LMResponse(text, Usage(asked, len(text.split())), "stop", self._name, logprobs)
+        usage = Usage(asked, len(text.split()))
+        if any(tool.name == request.tool_choice for tool in request.tools):
+            call = ToolCall("call_0", request.tool_choice, text)
+            return LMResponse("", usage, "tool_calls", self._name, tool_calls=(call,))
+        tokens: tuple[TokenLogprob, ...] | None = None
+        if request.top_logprobs is not None:
+            words: list[str] = _WORD.findall(text)
+            tokens = tuple(TokenLogprob(word, 0.0, ((word, 0.0),)[: request.top_logprobs]) for word in words)
+        return LMResponse(text, usage, "stop", self._name, scores, logprobs=tokens)
+
+    async def stream(self, request: LMRequest, /) -> AsyncGenerator[Delta]:
+        async with aclosing(parts_of(await self.complete(request))) as parts:
+            async for part in parts:
+                yield part
 
     def _asked_for(self, answer: Mapping[str, object], request: LMRequest) -> Mapping[str, object]:
         """`answer` without reasoning that the request has no place for.

@@ -12,7 +12,7 @@ from typing import cast
 
 import pydantic_core
 
-from dspex.lm.types import LMResponse, Stop, Usage
+from dspex.lm.types import LMResponse, Stop, TokenLogprob, ToolCall, Usage
 from dspex.telemetry.events import Json
 
 __all__ = ["dumps", "loads", "response_from_json", "response_to_json"]
@@ -50,13 +50,27 @@ def response_to_json(response: LMResponse) -> dict[str, Json]:
     body: dict[str, Json] = {"text": response.text}
     usage = response.usage
     if usage is not None:
-        body["usage"] = (usage.input_tokens, usage.output_tokens, usage.cached_tokens, usage.reasoning_tokens)
+        body["usage"] = (
+            usage.input_tokens,
+            usage.output_tokens,
+            usage.cached_tokens,
+            usage.reasoning_tokens,
+            usage.written_tokens,
+        )
     if response.stop != "stop":
         body["stop"] = response.stop
     if response.model:
         body["model"] = response.model
     if response.choice_logprobs is not None:
         body["logprobs"] = response.choice_logprobs
+    if response.tool_calls:
+        body["tool_calls"] = [[call.id, call.name, call.arguments] for call in response.tool_calls]
+    if response.reasoning:
+        body["reasoning"] = response.reasoning
+    if response.logprobs is not None:
+        body["tokens"] = [[one.token, one.logprob, one.top] for one in response.logprobs]
+    if response.state:
+        body["state"] = response.state
     return body
 
 
@@ -71,6 +85,7 @@ def response_from_json(value: Json) -> LMResponse:
     try:
         usage = cast("list[int] | None", value.get("usage"))
         logprobs = cast("list[float] | None", value.get("logprobs"))
+        tokens = cast("list[tuple[str, float, list[tuple[str, float]]]] | None", value.get("tokens"))
         text = value["text"]
         if not isinstance(text, str):
             raise ValueError(f"not a stored response: its text is {text!r:.80}")
@@ -80,6 +95,15 @@ def response_from_json(value: Json) -> LMResponse:
             cast(Stop, value.get("stop", "stop")),
             cast(str, value.get("model", "")),
             None if logprobs is None else tuple(logprobs),
+            tuple(ToolCall(*call) for call in cast("list[list[str]]", value.get("tool_calls", ()))),
+            cast(str, value.get("reasoning", "")),
+            None if tokens is None else tuple(_token(one) for one in tokens),
+            cast(str, value.get("state", "")),
         )
     except (KeyError, TypeError) as error:
         raise ValueError(f"not a stored response: {error}") from error
+
+
+def _token(stored: tuple[str, float, list[tuple[str, float]]]) -> TokenLogprob:
+    token, logprob, top = stored
+    return TokenLogprob(token, logprob, tuple((other, value) for other, value in top))

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Generic, Literal, TypeVar
@@ -55,6 +56,7 @@ class Candidate(Generic[I, O]):
         calls: Upper bound of calls an example, as far as the program shows it.
         ticket: The optimizer's handle for it.
         fitted_on: Inputs on which the priors of its calibrated modules were measured.
+        known_upper, known_final: What `Evaluations.upper` and `final_cost` worked out last, and of what.
     """
 
     number: int
@@ -69,6 +71,8 @@ class Candidate(Generic[I, O]):
     settled: int = 0
     keys: set[str] = field(default_factory=set[str])
     fitted_on: int = 0
+    known_upper: tuple[Spend, Spend] | None = None
+    known_final: tuple[Spend, int, int, Spend] | None = None
 
     @cached_property
     def most_output(self) -> int:
@@ -102,6 +106,22 @@ class Job(Generic[I, O]):
         return (self.candidate.identity, self.part, self.example.hash)
 
 
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What is kept of a settled evaluation; the log has all of it.
+
+    Attributes:
+        score: None for a failure.
+        code, failure: Why there is none.
+        output: What the program gave, on held-out examples alone.
+    """
+
+    score: float | None
+    code: str | None
+    failure: Json
+    output: Json
+
+
 @dataclass
 class Halt:
     """Why no further evaluation starts, once something is decided.
@@ -127,12 +147,13 @@ class Evaluations(Generic[I, O]):
     Attributes:
         metric: Judges outputs.
         history: What earlier processes settled.
-        width: Evaluations in flight at most.
+        width: Evaluations in flight at most, now.
         policy: What a failed example counts as.
         deadline: Time of `clock` at which the search ends; None without a wall cap.
         changed: Whether a resume accepted that something differs from what the log records.
         known: Settled evaluations.
-        learned: Called after every result, before what follows is admitted: what is set aside may have to grow.
+        learned: Called with the candidate of every result, before what follows is admitted: what is set aside may
+            have to grow.
         notice: Called after every result, for whoever watches.
         done: How many were settled, of all parts.
         lowest: What a failed example counts as under the policy "worst": the lowest score seen, at most 0.
@@ -145,14 +166,14 @@ class Evaluations(Generic[I, O]):
     ledger: Ledger
     prices: Mapping[str, Price | None]
     stop: StopToken
-    width: int
+    width: Callable[[], int]
     policy: FailurePolicy = "worst"
     deadline: float | None = None
     changed: bool = False
     clock: Callable[[], float] = time.monotonic
     notice: Callable[[], None] | None = None
-    learned: Callable[[], None] | None = None
-    known: dict[EvaluationKey, EvaluationSettled] = field(default_factory=dict[EvaluationKey, EvaluationSettled])
+    learned: Callable[[Candidate[I, O]], None] | None = None
+    known: dict[EvaluationKey, Judged] = field(default_factory=dict[EvaluationKey, Judged])
     halt: Halt = field(default_factory=Halt)
     lowest: float = 0.0
     done: int = 0
@@ -163,7 +184,6 @@ class Evaluations(Generic[I, O]):
     _working: int = 0
     _down: int = 0
     _refused: int = 0
-    _charged: set[str] = field(default_factory=set[str])
     _freed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def score(self, candidate: Candidate[I, O], part: Part, example: Example[I, O]) -> float | None:
@@ -174,7 +194,7 @@ class Evaluations(Generic[I, O]):
     def has(self, candidate: Candidate[I, O], part: Part, example: Example[I, O]) -> bool:
         return (candidate.identity, part, example.hash) in self.known
 
-    def counted(self, settled: EvaluationSettled) -> float | None:
+    def counted(self, settled: Judged) -> float | None:
         """A settled evaluation's score under the failure policy."""
         if settled.score is None and self.policy == "worst":
             return self.lowest
@@ -183,13 +203,26 @@ class Evaluations(Generic[I, O]):
     def upper(self, candidate: Candidate[I, O]) -> Spend:
         """What the next evaluation of `candidate` will cost at most, as far as can be known."""
         seen = candidate.most if candidate.settled else self.most
-        return Spend(max(candidate.calls, candidate.most.calls), seen.input_tokens, seen.output_tokens, seen.usd)
+        known = candidate.known_upper
+        if known is None or known[0] is not seen:
+            calls = max(candidate.calls, candidate.most.calls)
+            known = (seen, Spend(calls, seen.input_tokens, seen.output_tokens, seen.usd))
+            candidate.known_upper = known
+        return known[1]
 
     def final_cost(self, candidate: Candidate[I, O], examples: int) -> Spend:
         """What to set aside for evaluating `candidate` on so many new examples."""
+        upper = self.upper(candidate)
+        known = candidate.known_final
+        if known is None or known[0] is not upper or known[1] != candidate.settled or known[2] != examples:
+            cost = self._final_cost(candidate, upper, examples)
+            known = candidate.known_final = (upper, candidate.settled, examples, cost)
+        return known[3]
+
+    def _final_cost(self, candidate: Candidate[I, O], upper: Spend, examples: int) -> Spend:
         repeated = candidate.settled - 1
         if repeated < 1:
-            return scaled(self.upper(candidate), examples)
+            return scaled(upper, examples)
         factor = MARGIN * examples / repeated
         spent = candidate.spent
         # Where every evaluation took what the program shows, no margin is needed; repairs take more.
@@ -272,7 +305,8 @@ class Evaluations(Generic[I, O]):
 
     def _take(self, job: Job[I, O], settled: EvaluationSettled) -> None:
         """Account for a result at its logical place."""
-        self.known[job.key] = settled
+        output = settled.output if job.part == "held_out" else None
+        self.known[job.key] = Judged(settled.score, settled.code, settled.failure, output)
         if settled.score is not None:
             self.lowest = min(self.lowest, settled.score)
         charges = {key: spend_of(charge) for key, charge in settled.charges.items()}
@@ -281,15 +315,14 @@ class Evaluations(Generic[I, O]):
         self.done += 1
         self._watch(settled)
         if self.learned is not None:
-            self.learned()
+            self.learned(job.candidate)
         if self.notice is not None:
             self.notice()
 
     def charge(self, charges: Mapping[str, Spend]) -> Spend:
         """Charge calls at their logical place; those that were never bought in this study came from a cache."""
         for key in charges:
-            if key not in self._charged:
-                self._charged.add(key)
+            if not self.ledger.charged(key):
                 self.cache_hits += self.journal.cost(key) is None and not key.startswith("failed ")
         return self.ledger.charge(charges)
 
@@ -322,7 +355,7 @@ class Evaluations(Generic[I, O]):
                 fix="correct the cause, or choose on_failure='worst' or 'exclude'",
             )
 
-    async def traced(self, jobs: Sequence[Job[I, O]]) -> list[tuple[Job[I, O], Outcome[O]]]:
+    async def traced(self, jobs: Sequence[Job[I, O]]) -> AsyncGenerator[tuple[Job[I, O], Outcome[O]]]:
         """Evaluate for the sake of the traces; in logical order, and logged like all evaluations.
 
         On a resume this runs again, out of answers that are paid for already.
@@ -334,18 +367,14 @@ class Evaluations(Generic[I, O]):
                 raise self.journal.broken
             return outcome
 
-        found: list[tuple[Job[I, O], Outcome[O]]] = []
         results = in_order(jobs, run, width=self.width, admit=lambda _: "start" if self.stop.reason is None else "stop")
-        try:
+        async with aclosing(results):
             async for job, outcome in results:
                 settled = self._settled(job, outcome)
                 if job.key not in self.history.evaluations:
                     self.log.note(settled)
                 self._take(job, settled)
-                found.append((job, outcome))
-        finally:
-            await results.aclose()
-        return found
+                yield job, outcome
 
     async def _settle(self, job: Job[I, O]) -> EvaluationSettled:
         """One evaluation: from the log, or bought now."""

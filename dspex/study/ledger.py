@@ -45,7 +45,10 @@ def scaled(spend: Spend, factor: int) -> Spend:
 
 
 def larger(a: Spend, b: Spend) -> Spend:
-    """The larger of each amount."""
+    """The larger of each amount; `a` itself where none of `b` is."""
+    dearer = a.usd is not None and (b.usd is None or b.usd > a.usd)
+    if not dearer and b.calls <= a.calls and b.input_tokens <= a.input_tokens and b.output_tokens <= a.output_tokens:
+        return a
     usd = None if a.usd is None or b.usd is None else max(a.usd, b.usd)
     return Spend(max(a.calls, b.calls), max(a.input_tokens, b.input_tokens), max(a.output_tokens, b.output_tokens), usd)
 
@@ -66,6 +69,10 @@ class Ledger:
         self.aside = NOTHING
         self.started = NOTHING
         self._seen: set[str] = set()
+
+    def charged(self, key: str) -> bool:
+        """Whether this call was charged before."""
+        return key in self._seen
 
     def charge(self, charges: Charges) -> Spend:
         """Charge the calls that were not charged before; what they cost together."""

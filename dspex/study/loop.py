@@ -298,6 +298,7 @@ def _created(
             ("tokens", budget.tokens),
             ("usd", budget.usd),
             ("wall", budget.wall),
+            ("unpriced", "allow" if budget.unpriced == "allow" else None),
         )
         if value is not None
     }

@@ -128,7 +128,7 @@ class Proposing(Generic[I, O]):
         for start in range(0, len(examples), BATCH):
             try:
                 jobs = [Job(self._default, "train", example) for example in examples[start : start + BATCH]]
-                for _, outcome in await self._evaluations.traced(jobs):
+                for _, outcome in [pair async for pair in self._evaluations.traced(jobs)]:
                     if outcome.score is not None:
                         runs.append(bootstrap.TracedRun(outcome.score, tuple(outcome.trace.calls)))
             except BudgetExceeded as error:

@@ -34,7 +34,7 @@ POSITIONED = frozenset({"wall", "account"})
 """Reasons for a stop that a resumed study repeats at the same place; the others are over once it resumes."""
 UNREACHABLE = "unreachable"
 
-_DOWN = ("DX40", "DX41", "DX4202", "DX4203", "DX4204", "DX4207", "DX4208", "DX7")
+_DOWN = ("DX40", "DX41", "DX4202", "DX4203", "DX4204", "DX4207", "DX4208", "DX4731", "DX7")
 
 EvaluationKey = tuple[str, str, str]
 """(identity of the configuration, part of the data, hash of the example)."""

@@ -6,14 +6,14 @@ import asyncio
 import contextlib
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 from dspex.errors import DspexError, LMError, StudyError
 from dspex.evaluation.labels import distribution
 from dspex.evaluation.statistics import FailurePolicy
-from dspex.executor.budget import BudgetAccount
+from dspex.executor.budget import BudgetAccount, unpriced
 from dspex.executor.models import Gate, gate_for
 from dspex.lm.model import LMLike
 from dspex.lm.spend import Budget
@@ -39,6 +39,9 @@ from dspex.study.study import Study
 from dspex.telemetry.events import ContentMode, Json, ProposalMade, StudyCreated, StudyFinished, StudyStopped
 
 DEFAULT_WIDTH = 32
+SPARE = 4
+"""One evaluation in work beyond what the model takes, for so many that it takes."""
+
 MOST_FINAL_TIME = 0.5
 """Share of a wall cap that is kept for the final evaluation at most."""
 
@@ -147,13 +150,29 @@ class StudyRun:
 
         Raises:
             NoLMError: DX4001: no model was chosen.
+            BudgetExceeded: DX4503: dollars are capped and a model has no known price.
         """
         self.lm = self.options.lm or current().lm or self._own_lm()
         self.gates = await self._gates(self.lm)
+        budget = self.options.budget
+        if budget.usd is not None and budget.unpriced == "refuse":
+            for name, gate in self.gates.items():
+                if gate.price is None:
+                    raise unpriced(budget, name)
 
     async def _work(self) -> Any:
         lm, gates = self.lm, self.gates
-        context = Context(lm, (), self.account, self.journal)
+        outer = current()
+        # Studies that share a model's limits take turns, unless the caller says for whom they work.
+        context = Context(
+            lm,
+            (),
+            self.account,
+            self.journal,
+            priority=outer.priority,
+            tenant=outer.tenant or self.log.study,
+            ledgers=outer.ledgers,
+        )
         if self.history.finished is not None:
             return await self._recorded(context, gates)
         with within(context):
@@ -182,7 +201,7 @@ class StudyRun:
         It must not bind before the ledger does, which decides in logical order.
         """
         calls = _widened(self.options.budget, self.history).calls
-        budget = Budget() if calls is None else Budget(calls=max(1, calls - search.least_aside))
+        budget = Budget() if calls is None else Budget(calls=max(1, calls - search.aside.least))
         return BudgetAccount(
             budget, settled=self.account.settled, uncertain=self.account.uncertain, parent=self.account
         )
@@ -201,18 +220,26 @@ class StudyRun:
         for model in models:
             if model is not None:
                 gate = await gate_for(model)
-                found.setdefault(gate.name, gate)
+                for one in (gate, *gate.fallback):
+                    found.setdefault(one.name, one)
         return found
 
-    def _width(self, gates: Mapping[str, Gate], lm: LMLike | None) -> int:
+    def _width(self, gates: Mapping[str, Gate]) -> Callable[[], int]:
+        """How many evaluations may be in work: what keeps the widest model busy, where nobody says."""
         if self.options.concurrency is not None:
             if self.options.concurrency < 1:
                 raise StudyError(
                     "DX6208", f"concurrency is at least 1, got {self.options.concurrency}", where="concurrency"
                 )
-            return self.options.concurrency
-        limits = [gate.limit.capacity for gate in gates.values() if gate.limit is not None]
-        return max(limits) if limits else DEFAULT_WIDTH
+            chosen = self.options.concurrency
+            return lambda: chosen
+
+        def width() -> int:
+            calls = max((width for gate in gates.values() if (width := gate.width)), default=DEFAULT_WIDTH)
+            # While some wait for the log to be written, or are being scored, as many as the model takes are with it.
+            return calls + calls // SPARE
+
+        return width
 
     async def _prepared(self, gates: Mapping[str, Gate]) -> Search[Any, Any]:
         """Pools filled, space frozen where the models have no choice, and the search over it."""
@@ -230,7 +257,7 @@ class StudyRun:
             Ledger(Caps.of(options.budget)),
             {name: gate.price for name, gate in gates.items()},
             options.stop,
-            self._width(gates, current().lm),
+            self._width(gates),
             options.on_failure,
             changed=self.changed,
             notice=self._step,
@@ -242,7 +269,7 @@ class StudyRun:
         self._now("propose")
         frozen = self._frozen(gates)
         first = Search(self.program, None, frozen, self.modules, [], plan.validation, len(plan.held_out), evaluations)
-        first.set_aside([first.default])
+        first.aside.hold([first.default])
         contexts = [g.capabilities.context_tokens for g in gates.values() if g.capabilities.context_tokens is not None]
         proposing = Proposing(
             first.default,
@@ -290,12 +317,20 @@ class StudyRun:
         return found
 
     def _frozen(self, gates: Mapping[str, Gate]) -> dict[str, object]:
-        """Formats and scorings that some model cannot serve keep their value."""
+        """Formats, scorings and forms of answers that some model cannot serve keep their value."""
         config = self.program.config
         frozen: dict[str, object] = {}
         raw = all(gate.capabilities.raw_prompt for gate in gates.values())
         scores = all(gate.capabilities.score_choices for gate in gates.values())
+        forms = {
+            "schema": all(gate.capabilities.json_schema for gate in gates.values()),
+            "tool": all(gate.capabilities.tools for gate in gates.values()),
+        }
         for module in self.modules:
+            if module.answers is not None:
+                options = self.program.space.variables[module.answers].options
+                if not all(forms.get(str(option), True) for option in options):
+                    frozen[module.answers] = config[module.answers]
             # A prior is measured, never searched.
             for name, able in ((module.format, raw), (module.scoring, scores), (module.prior, False)):
                 if name is not None and not able:
@@ -478,4 +513,5 @@ def _widened(budget: Budget, history: History) -> Budget:
         None if budget.calls is None else budget.calls + doubt.calls + history.unread,
         None if budget.tokens is None else budget.tokens + doubt.tokens,
         None if budget.usd is None else budget.usd + (doubt.usd or 0.0),
+        unpriced=budget.unpriced,
     )

@@ -22,15 +22,15 @@ async def in_order(
     jobs: Iterable[J],
     run: Callable[[J], Awaitable[R]],
     *,
-    width: int,
+    width: Callable[[], int],
     admit: Callable[[J], Admission],
 ) -> AsyncGenerator[tuple[J, R]]:
-    """Run `jobs`, at most `width` at a time, and yield each with its result in the order of the jobs.
+    """Run `jobs`, at most `width()` at a time, and yield each with its result in the order of the jobs.
 
     Args:
         jobs: Taken lazily.
         run: One job; its exception is raised where its result would be yielded.
-        width: Jobs running at once.
+        width: Jobs running at once; asked whenever one may start, as the limits of models move.
         admit: Asked once a job is next to start: ``wait`` asks again after the next result was taken
             (or stops, when nothing is under way), ``stop`` starts nothing more and lets what runs end.
 
@@ -49,7 +49,7 @@ async def in_order(
     job = next(source, None)
     try:
         while True:
-            while job is not None and running < width:
+            while job is not None and running < width():
                 verdict = admit(job)
                 if verdict == "stop" or (verdict == "wait" and not started):
                     job = None

@@ -9,21 +9,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from contextlib import aclosing
 from typing import Generic, TypeVar
 
 from dspex.errors import StudyError
 from dspex.evaluation.dataset import Example
 from dspex.lm.spend import NOTHING, Spend
-from dspex.optimizers import PairedRace
 from dspex.optimizers.optimizer import Optimizer
 from dspex.program.program import Program
 from dspex.program.schema import Schema
-from dspex.program.trace import CallRecord
+from dspex.study.aside import Aside
+from dspex.study.bracket import Bracket, entrants_for
 from dspex.study.calibration import fitted_prior, module_scores
 from dspex.study.evaluations import Candidate, Evaluations, Job
-from dspex.study.ledger import larger, scaled
+from dspex.study.ledger import scaled
 from dspex.study.plan import FIRST_RUNG
+from dspex.study.resume import EvaluationKey
 from dspex.study.strategy import ModuleNames, Seed, calls_per_example, is_zero_shot
 from dspex.study.study import Trial
 from dspex.telemetry.events import Json, TrialAsked, TrialTold
@@ -40,42 +41,32 @@ FEW, MANY = FIRST_RUNG, 2 * FIRST_RUNG
 PLENTY = 1_500
 """Evaluations from which a budget counts as large."""
 
+AMPLE = 5_000
+"""Evaluations from which a budget is ample."""
+
+TOGETHER = 5
+"""Brackets that race at once under an ample budget, each at another rung: alone, the late rungs of a bracket are too
+few evaluations to keep a server busy. What the optimizer has seen when it asks is then a rung of the bracket before."""
+
 MOST_ENTRANTS = 24
 LATER_ENTRANTS = 12
+LEAST_ENTRANTS = 6
+"""Of a bracket under an ample budget. Candidates one by one would spend the end of it, each waiting for the last."""
+
 SHRINKAGE = 4.0
 """Examples' worth of the common mean in a candidate's posterior mean."""
-
-RESERVED_PER_TOKEN = 6
-"""Bytes that a token stands for at most, as a rule: a call reserves its input by bytes, and pays for it by tokens."""
 
 DUPLICATES = 8
 """So many candidates in a row that are known already mean that the space is exhausted."""
 
 
-def race_cost(entrants: int, first: int, examples: int) -> int:
-    """Evaluations that a race of so many new candidates takes."""
-    total, alive, used, before = 0, entrants, min(first, examples), 0
-    while True:
-        total += alive * (used - before)
-        if used == examples:
-            return total
-        alive, before, used = math.ceil(alive / 2), used, min(used * 2, examples)
-
-
-def entrants_for(evaluations: int | None, first: int, examples: int, most: int) -> int:
-    """How many new candidates a race can have within so many evaluations; 0 when not even one first rung fits."""
-    if evaluations is None:
-        return most
-    if evaluations < min(first, examples):
-        return 0
-    count = 1
-    while count < most and race_cost(count + 1, first, examples) <= evaluations:
-        count += 1
-    return count
-
-
 def _silent(_: str) -> None:
     """Nobody watches."""
+
+
+def _racing(brackets: Sequence[Bracket[I, O]]) -> tuple[Candidate[I, O], ...]:
+    """Everybody in a race, each once."""
+    return tuple(dict.fromkeys(candidate for bracket in brackets for candidate in bracket.alive))
 
 
 class Search(Generic[I, O]):
@@ -117,11 +108,10 @@ class Search(Generic[I, O]):
         self._optimizer = optimizer
         self._fixed = dict(fixed)
         self._seeds = list(seeds)
-        self._other_formats = any(
+        other_formats = any(
             seed.overrides and is_zero_shot({**program.config, **seed.overrides}, program.config, modules)
             for seed in seeds
         )
-        self._held_out = held_out
         self._shares = dict(shares or {})
         self._evaluations = evaluations
         self._watch = watch or _silent
@@ -132,6 +122,14 @@ class Search(Generic[I, O]):
         self._zero_shot: list[Candidate[I, O]] = []
         self._default_config = dict(program.config)
         self.default = self._admit("default", self._default_config)
+        self.aside = Aside(
+            evaluations,
+            self.default,
+            self._zero_shot,
+            held_out,
+            other_formats=other_formats,
+            searching=optimizer is not None,
+        )
         self._waiting: list[Candidate[I, O]] = []
         if optimizer is not None:
             # An optimizer asks its space's own default first, which a program bound to other values differs from.
@@ -229,29 +227,41 @@ class Search(Generic[I, O]):
     async def run(self) -> None:
         """Race brackets until the budget for the search is used, the space is exhausted or somebody stops it."""
         evaluations = self._evaluations
-        self.set_aside([self.default])
+        self.aside.hold([self.default])
         # What the default costs is known before anything is planned; its first rung is needed in any case.
         await evaluations.run([Job(self.default, "validation", example) for example in self.examples[:FEW]])
-        self.set_aside([self.default])
+        self.aside.hold([self.default])
         left = evaluations.ledger.evaluations_left(evaluations.upper(self.default))
         first = MANY if left is None or left >= PLENTY else FEW
         share = None if left is None else int(left * FIRST_SHARE)
         count = max(2, entrants_for(share, first, len(self.examples), min(MOST_ENTRANTS, len(self._seeds) + 4)))
-        await self._bracket(self._ask(count, count), first)
-        while evaluations.halt.reason is None and not self.exhausted:
-            best = self.ranked()[:2]
-            self.set_aside(best)
-            left = evaluations.ledger.evaluations_left(self._typical())
-            count = entrants_for(left, first, len(self.examples), LATER_ENTRANTS)
-            if count == 0:
-                break
-            # The optimizer has seen something now: it gets at least every other place.
-            entrants = self._ask(count, count // 2)
-            if not entrants:
-                break
-            await self._bracket([*best, *(c for c in entrants if c not in best)], first)
+        together, least = (1, 1) if left is None or left < AMPLE else (TOGETHER, LEAST_ENTRANTS)
+        brackets: list[Bracket[I, O]] = [Bracket(self._ask(count, count), first, self.examples)]
+        while brackets and await self._raced(brackets):
+            brackets = [bracket for bracket in brackets if not bracket.done]
+            if len(brackets) < together:
+                brackets += self._next(brackets, first, least)
         if evaluations.halt.reason in (None, "budget"):
             await self._extend()
+
+    def _next(self, brackets: Sequence[Bracket[I, O]], first: int, least: int) -> list[Bracket[I, O]]:
+        """One more bracket beside those under way, where the budget, the space and whoever may stop it let it begin."""
+        evaluations = self._evaluations
+        if evaluations.halt.reason is not None or self.exhausted:
+            return []
+        best = self.ranked()[:2]
+        self.aside.hold([*best, *_racing(brackets)])
+        left = evaluations.ledger.evaluations_left(self._typical())
+        if left is not None:
+            left = max(0, left - sum(bracket.cost for bracket in brackets))
+        count = entrants_for(left, first, len(self.examples), LATER_ENTRANTS)
+        if count < least:
+            return []
+        # The optimizer has seen something now: it gets at least every other place.
+        entrants = self._ask(count, count // 2)
+        if not entrants:
+            return []
+        return [Bracket([*best, *(c for c in entrants if c not in best)], first, self.examples)]
 
     def _typical(self) -> Spend:
         """What the next evaluation of a candidate of unknown cost may be expected to take."""
@@ -264,80 +274,73 @@ class Search(Generic[I, O]):
         usd = None if total.usd is None else total.usd / count
         return Spend(max(1, round(total.calls / count)), total.input_tokens // count, total.output_tokens // count, usd)
 
-    async def _bracket(self, entrants: Sequence[Candidate[I, O]], first: int) -> None:
-        """Race `entrants`: the better half of each rung goes on to twice as many examples."""
+    async def _raced(self, brackets: Sequence[Bracket[I, O]]) -> bool:
+        """Decide the current rung of each of `brackets`; whether all of it was evaluated."""
         evaluations = self._evaluations
-        failures = "exclude" if evaluations.policy == "exclude" else "worst"
-        alive, used = list(entrants), min(first, len(self.examples))
-        while True:
-            # Every result may show that the final evaluation costs more than was set aside for it.
-            racing = tuple(alive)
-            evaluations.learned = partial(self.set_aside, racing)
-            self.set_aside(racing)
-            alive = await self._fitted(alive, used)
-            jobs = [Job(candidate, "validation", example) for candidate in alive for example in self.examples[:used]]
-            complete = await evaluations.run(jobs)
-            for candidate in alive:
-                self._tell(candidate, candidate.ticket)
-            self._watch(f"best so far: {self.ranked()[0].origin}")
-            self._check_failures()
-            if not complete:
-                return
-            by_number = {candidate.number: candidate for candidate in alive}
-            keep = 1 if used == len(self.examples) else math.ceil(len(alive) / 2)
-            race = PairedRace(list(by_number), used, first=used, keep=keep, failures=failures, worst=evaluations.lowest)
-            for index, job in enumerate(jobs):
-                race.report(job.candidate.number, index % used, evaluations.known[job.key].score)
-            self.rungs.append({"examples": used, "candidates": len(alive)})
-            if used == len(self.examples):
-                return
-            alive = [by_number[number] for number in race.survivors()]
-            used = min(2 * used, len(self.examples))
-            if not alive:
-                return
+        evaluations.learned = self.aside.learned
+        self.aside.follow(_racing(brackets))
+        await self._fit(brackets)
+        complete = await evaluations.run([job for bracket in brackets for job in bracket.jobs()])
+        for candidate in _racing(brackets):
+            self._tell(candidate, candidate.ticket)
+        self._watch(f"best so far: {self.ranked()[0].origin}")
+        self._check_failures()
+        if complete:
+            for bracket in brackets:
+                self.rungs.append({"examples": bracket.used, "candidates": len(bracket.alive)})
+                bracket.decide(evaluations)
+        return complete
 
-    async def _fitted(self, candidates: Sequence[Candidate[I, O]], used: int) -> list[Candidate[I, O]]:
-        """`candidates`, those that calibrate with priors measured on the first `used` inputs.
+    async def _fit(self, brackets: Sequence[Bracket[I, O]]) -> None:
+        """Replace candidates that calibrate by such with priors measured on the inputs of their current rung.
 
         The requests are those of the evaluations that follow, so this buys nothing that they would not.
         """
         evaluations = self._evaluations
-        jobs: list[Job[I, O]] = []
-        wanted: dict[int, list[ModuleNames]] = {}
-        for candidate in candidates:
-            modules = self._calibrates(candidate)
-            if not modules or candidate.fitted_on >= used:
-                continue
-            wanted[candidate.number] = modules
-            scored = {str(names.scoring): "logprob" for names in modules}
-            plain = self.program.space.completed({**candidate.config, **scored})
-            scoring = Candidate[I, O](
-                candidate.number, "calibration", plain, candidate.identity, self.program.bind(plain), candidate.calls
-            )
-            jobs += [Job(scoring, "calibration", example) for example in self.examples[:used]]
-        new = sum(1 for job in jobs if job.key not in evaluations.known)
+        jobs: dict[EvaluationKey, Job[I, O]] = {}
+        wanted: dict[int, tuple[int, list[ModuleNames]]] = {}
+        for bracket in brackets:
+            for candidate in bracket.alive:
+                modules = self._calibrates(candidate)
+                if not modules or candidate.fitted_on >= bracket.used:
+                    continue
+                known = wanted.get(candidate.number, (0, modules))
+                wanted[candidate.number] = (max(bracket.used, known[0]), modules)
+                scored = {str(names.scoring): "logprob" for names in modules}
+                plain = self.program.space.completed({**candidate.config, **scored})
+                number, identity, calls = candidate.number, candidate.identity, candidate.calls
+                scoring = Candidate[I, O](number, "calibration", plain, identity, self.program.bind(plain), calls)
+                for example in self.examples[: bracket.used]:
+                    job = Job(scoring, "calibration", example)
+                    jobs.setdefault(job.key, job)
+        new = sum(1 for key in jobs if key not in evaluations.known)
         if not jobs or evaluations.halt.reason is not None:
-            return list(candidates)
+            return
         if not evaluations.ledger.fits(scaled(self._typical(), new)):
-            return list(candidates)
-        calls: dict[int, list[CallRecord]] = {}
-        for job, outcome in await evaluations.traced(jobs):
-            calls.setdefault(job.candidate.number, []).extend(outcome.trace.calls)
+            return
+        rows: dict[tuple[int, str], list[Sequence[float]]] = {}
+        async with aclosing(evaluations.traced(list(jobs.values()))) as results:
+            async for job, outcome in results:
+                number = job.candidate.number
+                for names in wanted[number][1]:
+                    scores = module_scores(outcome.trace.calls, names.path)
+                    rows.setdefault((number, names.path), []).extend(scores)
         if evaluations.stop.reason is not None:
-            return list(candidates)
-        found: list[Candidate[I, O]] = []
-        for candidate in candidates:
-            config = dict(candidate.config)
-            for names in wanted.get(candidate.number, ()):
-                rows = module_scores(calls.get(candidate.number, ()), names.path)
-                prior = fitted_prior(rows, self._shares.get(names.path))
-                if prior is not None:
-                    config[str(names.prior)] = prior
-            fitted = self._admit(candidate.origin, config, candidate.ticket)
-            if candidate.number in wanted:
+            return
+        for bracket in brackets:
+            found: list[Candidate[I, O]] = []
+            for candidate in bracket.alive:
+                config = dict(candidate.config)
+                used, modules = wanted.get(candidate.number, (0, []))
+                for names in modules:
+                    measured = rows.get((candidate.number, names.path), [])
+                    prior = fitted_prior(measured, self._shares.get(names.path))
+                    if prior is not None:
+                        config[str(names.prior)] = prior
+                fitted = self._admit(candidate.origin, config, candidate.ticket)
                 fitted.fitted_on = max(fitted.fitted_on, used)
-            found.append(fitted)
-        return list(dict.fromkeys(found))
+                found.append(fitted)
+            bracket.alive = list(dict.fromkeys(found))
 
     def _calibrates(self, candidate: Candidate[I, O]) -> list[ModuleNames]:
         """The modules of a candidate whose prior is to be measured: not those whose author gave one."""
@@ -386,38 +389,14 @@ class Search(Generic[I, O]):
         finalists = self.ranked()[:3]
         if self.default not in finalists:
             finalists.append(self.default)
-        self.set_aside(finalists)
-        finalists = await self._fitted(finalists, len(self.examples))
-        jobs = [Job(candidate, "validation", example) for candidate in finalists for example in self.examples]
+        self.aside.hold(finalists)
+        last = Bracket(finalists, len(self.examples), self.examples)
+        await self._fit([last])
         # A budget that ends here has done its work: nothing was cut off.
         halted = evaluations.halt
-        await evaluations.run(jobs)
+        await evaluations.run(last.jobs())
         if halted.reason is None and evaluations.halt.reason == "budget":
             self._watch("the budget for the search is used")
-
-    def set_aside(self, alive: Sequence[Candidate[I, O]]) -> None:
-        """Reserve the final evaluation: the default, the best zero-shot format, and any of `alive`."""
-        evaluations, count = self._evaluations, self._held_out
-        aside = evaluations.final_cost(self.default, count)
-        formats = [c for c in self.zero_shot() if c is not self.default]
-        # Before anything else is known, the other two are taken to cost what the default does.
-        zero = aside if formats or self._other_formats else NOTHING
-        after = aside if self._optimizer is not None else NOTHING
-        for candidate in formats:
-            zero = larger(zero, evaluations.final_cost(candidate, count))
-        for candidate in alive:
-            if candidate is not self.default:
-                after = larger(after, evaluations.final_cost(candidate, count))
-        evaluations.ledger.aside = aside + zero + after + self._reservation([self.default, *alive])
-
-    def _reservation(self, candidates: Sequence[Candidate[I, O]]) -> Spend:
-        """What the last call must be able to reserve beyond its cost: bytes for input tokens, and `max_tokens`."""
-        found = NOTHING
-        for candidate in candidates:
-            most = candidate.most
-            usd = None if most.usd is None else most.usd * RESERVED_PER_TOKEN
-            found = larger(found, Spend(0, most.input_tokens * RESERVED_PER_TOKEN, candidate.most_output, usd))
-        return found
 
     def trials(self) -> tuple[Trial, ...]:
         """Every candidate, for people."""
@@ -427,12 +406,6 @@ class Search(Generic[I, O]):
             mean = math.fsum(scores) / len(scores) if scores else None
             found.append(Trial(candidate.number, candidate.origin, self.indexed(candidate.config), mean, len(scores)))
         return tuple(found)
-
-    @property
-    def least_aside(self) -> int:
-        """Calls that `set_aside` reserves at the least, whatever the search finds."""
-        parts = 1 + self._other_formats + (self._optimizer is not None)
-        return parts * self.default.calls * self._held_out
 
     # --- what is believed -----------------------------------------------------------------------
 

@@ -32,6 +32,7 @@ class ModuleNames:
     format: str | None
     scoring: str | None
     prior: str | None = None
+    answers: str | None = None
 
     @classmethod
     def of(cls, module: Module[Any, Any], space: Space) -> ModuleNames:
@@ -46,7 +47,8 @@ class ModuleNames:
                 full = inside if inside in space else module.dx_full_name(given.name)
             return full if full in space else None
 
-        return cls(path, name("instruction"), name("demos"), name("format"), name("scoring"), name("prior"))
+        arguments = ("instruction", "demos", "format", "scoring", "prior", "answers")
+        return cls(path, *map(name, arguments))
 
 
 @dataclass(frozen=True)

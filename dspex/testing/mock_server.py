@@ -1,59 +1,57 @@
-"""An OpenAI-compatible server on loopback that answers by a function and fails on command.
+"""A server on loopback that speaks the protocols of model providers, answers by a function and fails on command.
 
 In a test ``with MockServer(latency=0.05, faults=[Fault("status", status=429, retry_after=1, at=3)]) as server`` runs
-it in a thread of its own; ``server.url`` is the base URL. As a process of its own, whose ledger outlives the client
-that is killed: ``with ServerProcess(ledger=path) as server``, or ``python -m dspex.testing --ledger FILE``.
+it in a thread of its own; ``server.url`` is the base URL of OpenAI's API and ``server.root`` that of the others. As a
+process of its own, whose ledger outlives the client that is killed: ``with ServerProcess(ledger=path) as server``, or
+``dspex mock-server``.
 
 Only asyncio's raw sockets are used, no task is made for a request.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import contextlib
 import hashlib
-import importlib
+import math
 import os
-import socket
-import struct
-import subprocess
-import sys
+import ssl
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from dataclasses import replace
+from email.utils import formatdate
 from typing import Any, cast
+from urllib.parse import parse_qsl
 
-from pydantic_core import from_json, to_json
+from pydantic_core import from_json
 
-from dspex.testing.mock_protocol import (
-    Answer,
-    Fault,
-    MockRequest,
-    choose_fields,
-    completion,
-    default_answer,
-    error_reply,
-    fault_reply,
-    read_plan,
-    reply,
-)
-
-_PATHS = ("/v1/chat/completions", "/v1/completions")
+from dspex.lm.types import Usage
+from dspex.testing.answers import default_answer
+from dspex.testing.connection import Connection
+from dspex.testing.control import check, controlled
+from dspex.testing.faults import Fault
+from dspex.testing.ledger import Ledger, Totals
+from dspex.testing.limits import Buckets, RateLimit
+from dspex.testing.request import Answer, Batch, Made, MockRequest, Trouble
+from dspex.testing.routes import route
+from dspex.testing.script import Outcome, Script, honest, instead, spoiled
 
 
 class MockServer:
-    """See the module. Every method may be called from any thread.
+    """See the module. Every method may be called from any thread, and the settings set from any.
 
     Attributes:
-        requests: What arrived, in order.
-        answered: Numbers of the requests whose answer was written, in order.
-        input_tokens: Sum over the answers, as they were reported to clients.
-        output_tokens: Likewise.
+        answer, latency, pace, faults, queue, overload, api_key: See `__init__`; they may change while it runs.
+        requests: What arrived, in order, unless ``record`` is off.
+        answered: Numbers of the requests that were answered whole, in order, unless ``record`` is off.
         connections: How many were ever accepted.
         open: Connections that are open now.
         most_open: The highest value that ``open`` had.
+        most_served: The most requests that were ever served at once.
+        held: Answers that the fault ``hold`` or ``hold_body`` holds now.
+        files: Uploaded files and those that batches wrote: id → (name, content).
+        batches: What clients left to be answered later, by id.
     """
 
     def __init__(
@@ -61,55 +59,156 @@ class MockServer:
         answer: Answer | None = None,
         *,
         latency: float = 0.0,
+        pace: float = 0.0,
         faults: Sequence[Fault] = (),
+        capacity: int | None = None,
+        queue: int | None = None,
+        overload: int = 503,
+        limit: RateLimit | None = None,
+        clock: Callable[[], float] = time.time,
         ledger: str | os.PathLike[str] | None = None,
+        record: bool = True,
         port: int = 0,
         headers: Mapping[str, str] | None = None,
         api_key: str | None = None,
+        batch_polls: int = 1,
+        certificate: str | os.PathLike[str] | None = None,
     ) -> None:
         """Start with `start` or ``with``.
 
         Args:
-            answer: Pure function of the request; `default_answer` by default.
-            latency: Seconds between a request and its answer.
+            answer: Pure function of the request; `default_answer` by default. What it raises is answered with 500, and
+                raised again at the end of the ``with`` block.
+            latency: Seconds between the beginning of a request's service and its answer.
+            pace: Seconds between the events of a stream.
             faults: The first that meets a request decides.
+            capacity: Requests that are served at once; None for any number.
+            queue: How many wait while ``capacity`` are being served; None for any number.
+            overload: Status that refuses those that may not even wait.
+            limit: What each API key may use; told in headers, and enforced with 429.
+            clock: Seconds since the epoch, for ``limit`` and for dates.
             ledger: File that gets one JSON line for each request and for each answer, written through at once.
+            record: Keep ``requests`` and ``answered``, which grow; the ledger does not need them.
             port: 0 picks a free one.
             headers: Added to every answer.
-            api_key: When given, other keys are answered 401.
+            api_key: When given, other keys are refused.
+            batch_polls: How many times a batch is said to be in progress before it has ended.
+            certificate: PEM file with key and certificate; the server then speaks TLS.
+
+        Raises:
+            UsageError: DX8141, a setting is out of range.
         """
+        check(latency=latency, pace=pace, capacity=capacity, queue=queue, overload=overload)
         self.answer: Answer = answer or default_answer
         self.latency = latency
+        self.pace = pace
         self.faults: tuple[Fault, ...] = tuple(faults)
-        self.headers = list((headers or {}).items())
+        self.queue = queue
+        self.overload = overload
+        self.headers = tuple((headers or {}).items())
         self.api_key = api_key
+        self.batch_polls = batch_polls
         self.requests: list[MockRequest] = []
         self.answered: list[int] = []
-        self.input_tokens = 0
-        self.output_tokens = 0
         self.connections = 0
         self.open = 0
         self.most_open = 0
+        self.most_served = 0
+        self.files: dict[str, tuple[str, bytes]] = {}
+        self.batches: dict[str, Batch] = {}
+        self._capacity = capacity
+        self._buckets = None if limit is None else Buckets(limit, clock)
+        self._limit = limit
+        self._clock = clock
+        self._record = record
+        self._number = 0
         self._seen: dict[str, int] = {}
+        self._serving: set[Connection] = set()
+        self._waiting: deque[tuple[Connection, MockRequest, Fault | None]] = deque()
+        self._held: list[Connection] = []
+        self._raised: list[Exception] = []
         self._port = port
-        self._ledger_path = ledger
-        self._ledger: int | None = None
+        self._certificate = certificate
+        self._ledger = Ledger(ledger)
         self._changed = threading.Condition()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
-        self._live: set[_Connection] = set()
+        self._live: set[Connection] = set()
+
+    @property
+    def root(self) -> str:
+        """The server's address, the base URL of Anthropic's, Gemini's, Ollama's and Bedrock's clients."""
+        return f"{'http' if self._certificate is None else 'https'}://127.0.0.1:{self._port}"
 
     @property
     def url(self) -> str:
-        """The base URL, for `LM(base_url=...)`."""
-        return f"http://127.0.0.1:{self._port}/v1"
+        """The base URL of OpenAI's clients, for `LM(base_url=...)`."""
+        return f"{self.root}/v1"
+
+    @property
+    def input_tokens(self) -> int:
+        """Sum over the completed answers, as they were reported to clients."""
+        return self.totals().usage.input_tokens
+
+    @property
+    def output_tokens(self) -> int:
+        """Likewise."""
+        return self.totals().usage.output_tokens
+
+    def totals(self, *, protocol: str | None = None, key: str | None = None) -> Totals:
+        """The ledger's sums over all requests, or over those of one protocol, of one API key, or of both."""
+        with self._changed:
+            return self._ledger.totals(protocol, key)
+
+    @property
+    def held(self) -> int:
+        return len(self._held)
+
+    @property
+    def capacity(self) -> int | None:
+        """Requests that are served at once; those that waited for more of it are served when it rises."""
+        return self._capacity
+
+    @capacity.setter
+    def capacity(self, value: int | None) -> None:
+        check(capacity=value)
+        self._capacity = value
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._serve_waiting)
+
+    def change(self, **settings: Any) -> None:
+        """Set several of the settings that may change while it runs.
+
+        Raises:
+            UsageError: DX8141, a setting is unknown or out of range.
+        """
+        check(**settings)
+        for name, value in settings.items():
+            setattr(self, name, tuple(value) if name == "faults" else value)
+
+    def release(self) -> None:
+        """Let every answer go on that the fault ``hold`` or ``hold_body`` holds now."""
+        with self._changed:
+            held, self._held = self._held, []
+        if self._loop is not None:
+            for connection in held:
+                self._loop.call_soon_threadsafe(connection.go_on)
+
+    def wait_until(self, condition: Callable[[MockServer], bool], timeout: float = 5.0) -> bool:
+        """Block until `condition` holds, checked at every arrival, answer, opening and closing; its last value."""
+        with self._changed:
+            return self._changed.wait_for(lambda: condition(self), timeout)
+
+    # ----------------------------------------------------------------- start and stop
 
     def __enter__(self) -> MockServer:
         self.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         self.stop()
+        if self._raised and kind is None:
+            raise self._raised[0]
 
     def start(self) -> None:
         """Listen, in a thread of its own; returns when connections are accepted."""
@@ -118,7 +217,7 @@ class MockServer:
 
         def serve() -> None:
             try:
-                asyncio.run(self._serve(ready))
+                asyncio.run(self._serve(ready.set))
             except OSError as error:
                 failure.append(error)
                 ready.set()
@@ -138,41 +237,39 @@ class MockServer:
         loop.call_soon_threadsafe(self._end.set)
         thread.join()
 
-    def wait_until(self, condition: Callable[[MockServer], bool], timeout: float = 5.0) -> bool:
-        """Block until `condition` holds, checked at every arrival, answer, opening and closing; its last value."""
-        with self._changed:
-            return self._changed.wait_for(lambda: condition(self), timeout)
-
     async def serve_here(self, announce: Callable[[str], None]) -> None:
         """Serve in the running loop until cancelled; `announce` gets the base URL."""
-        ready = threading.Event()
-        await self._serve(ready, announce)
+        await self._serve(lambda: announce(self.url))
 
-    async def _serve(self, ready: threading.Event, announce: Callable[[str], None] | None = None) -> None:
+    async def _serve(self, ready: Callable[[], None]) -> None:
         loop = asyncio.get_running_loop()
         self._end = asyncio.Event()
-        if self._ledger_path is not None:
-            self._ledger = os.open(self._ledger_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        server = await loop.create_server(lambda: _Connection(self), "127.0.0.1", self._port, backlog=2048)
-        self._port = server.sockets[0].getsockname()[1]
-        self._loop = loop
-        ready.set()
-        if announce is not None:
-            announce(self.url)
+        context = None
+        if self._certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(self._certificate)
+        self._ledger.open()
         try:
-            await self._end.wait()
+            server = await loop.create_server(
+                lambda: Connection(self), "127.0.0.1", self._port, backlog=2048, ssl=context
+            )
+            self._port = server.sockets[0].getsockname()[1]
+            self._loop = loop
+            ready()
+            try:
+                await self._end.wait()
+            finally:
+                server.close()
+                for connection in list(self._live):
+                    connection.abort()
+                await asyncio.sleep(0)
         finally:
-            server.close()
-            for connection in list(self._live):
-                connection.abort()
-            await asyncio.sleep(0)
-            if self._ledger is not None:
-                os.close(self._ledger)
-                self._ledger = None
+            self._ledger.close()
 
     # ----------------------------------------------------------------- called by connections, in the server's thread
 
-    def opened(self, connection: _Connection) -> None:
+    def opened(self, connection: Connection) -> None:
+        """Note a new connection."""
         with self._changed:
             self._live.add(connection)
             self.connections += 1
@@ -180,280 +277,133 @@ class MockServer:
             self.most_open = max(self.most_open, self.open)
             self._changed.notify_all()
 
-    def closed(self, connection: _Connection) -> None:
+    def closed(self, connection: Connection) -> None:
+        """Forget a connection."""
         with self._changed:
             self._live.discard(connection)
+            if connection in self._held:
+                self._held.remove(connection)
             self.open -= 1
             self._changed.notify_all()
+        self.left(connection)
 
-    def arrived(self, path: str, headers: Mapping[str, str], raw: bytes) -> MockRequest:
+    def controlled(self, method: str, target: str, raw: bytes) -> Script | None:
+        """The answer to a request about the server itself; None for all others."""
+        return controlled(self, method, target, raw) if target.startswith("/mock/") else None
+
+    def arrived(self, method: str, target: str, headers: Mapping[str, str], raw: bytes) -> MockRequest:
+        """Note a request."""
+        path, _, query = target.partition("?")
         digest = hashlib.sha256(path.encode() + b"\n" + raw).hexdigest()
         try:
             body: object = from_json(raw) if raw else {}
         except ValueError:
-            body = {}
-        fields = cast("dict[str, Any]", body) if isinstance(body, dict) else {}
+            body = None
+        parameters = dict(parse_qsl(query)) if query else {}
+        whole = isinstance(body, dict)
         with self._changed:
             attempt = self._seen.get(digest, 0)
             self._seen[digest] = attempt + 1
-            request = MockRequest(len(self.requests), attempt, digest, path, headers, fields)
-            self.requests.append(request)
-            if self._ledger is not None:
-                entry = {"event": "received", "number": request.number, "attempt": attempt, "digest": digest}
-                os.write(self._ledger, to_json({**entry, "path": path, "body": fields}) + b"\n")
+            request = MockRequest(
+                self._number,
+                attempt,
+                digest,
+                path,
+                headers,
+                cast("dict[str, Any]", body) if whole else {},
+                route(method, path),
+                key_of(headers, parameters),
+                parameters,
+                b"" if whole else raw,
+                method,
+            )
+            self._number += 1
+            if self._record:
+                self.requests.append(request)
+            self._ledger.received(request)
             self._changed.notify_all()
         return request
 
-    def settled(self, request: MockRequest, status: int, asked: int, said: int) -> None:
+    def admit(self, connection: Connection, request: MockRequest) -> None:
+        """Serve `request` now, later, or not at all, as the capacity allows."""
+        fault = next((fault for fault in self.faults if fault.meets(request)), None)
+        if self._capacity is None or len(self._serving) < self._capacity:
+            self._begin(connection, request, fault)
+        elif self.queue is None or len(self._waiting) < self.queue:
+            self._waiting.append((connection, request, fault))
+        else:
+            connection.play(honest(request.endpoint.trouble(Trouble.of(self.overload, "")), self.headers))
+
+    def left(self, connection: Connection) -> None:
+        """Note that `connection` is being served no longer."""
+        self._serving.discard(connection)
+        if self._waiting:
+            self._serve_waiting()
+
+    def _serve_waiting(self) -> None:
+        while self._waiting and (self._capacity is None or len(self._serving) < self._capacity):
+            connection, request, fault = self._waiting.popleft()
+            if connection in self._live:
+                self._begin(connection, request, fault)
+
+    def _begin(self, connection: Connection, request: MockRequest, fault: Fault | None) -> None:
+        self._serving.add(connection)
+        self.most_served = max(self.most_served, len(self._serving))
+        late = 0.0 if fault is None or fault.kind == "drip" else fault.delay
+        connection.begin(request, fault, self.latency + late)
+
+    def script(self, request: MockRequest, fault: Fault | None) -> Script:
+        """What is written for `request`."""
+        endpoint = request.endpoint
+        script = None if fault is None else instead(fault, request, self._clock())
+        if script is not None:
+            return script
+        if self.api_key is not None and request.key != self.api_key:
+            # The one protocol whose server repeats the key.
+            said = f"Incorrect API key provided: {request.key}" if request.protocol == "openai" else ""
+            return honest(endpoint.trouble(Trouble("key", message=said)))
+        try:
+            made = endpoint.respond(request, self)
+        except Exception as error:  # noqa: BLE001 - `__exit__` raises it; until then the client waits for something
+            self._raised.append(error)
+            made = endpoint.trouble(Trouble("server", message=f"the answer raised {type(error).__name__}: {error}"))
+        if self._buckets is not None and self._limit is not None and made.status == 200:
+            made = self._limited(request, made, self._buckets, self._limit)
+        if fault is None or made.status != 200:
+            return honest(made, self.headers, self.pace)
+        return spoiled(fault, made, endpoint, self.headers, self.pace)
+
+    def _limited(self, request: MockRequest, made: Made, buckets: Buckets, limit: RateLimit) -> Made:
+        now = self._clock()
+        limits, wait = buckets.take(request.key, made.usage.total_tokens)
+        if wait > 0:
+            made = request.endpoint.trouble(Trouble("rate_limit", retry_after=wait))
+            after = formatdate(now + wait, usegmt=True) if limit.date else str(math.ceil(wait))
+            made = replace(made, headers=(*made.headers, ("Retry-After", after)))
+        return replace(made, headers=(*made.headers, *request.endpoint.limit_headers(limits, now)))
+
+    def hold(self, connection: Connection) -> None:
+        """Keep an answer until `release`."""
         with self._changed:
-            self.answered.append(request.number)
-            self.input_tokens += asked
-            self.output_tokens += said
-            if self._ledger is not None:
-                entry = {"event": "answered", "number": request.number, "digest": request.digest, "status": status}
-                os.write(self._ledger, to_json({**entry, "input_tokens": asked, "output_tokens": said}) + b"\n")
+            self._held.append(connection)
             self._changed.notify_all()
 
-    def fault_for(self, request: MockRequest) -> Fault | None:
-        return next((fault for fault in self.faults if fault.meets(request)), None)
+    def settled(self, request: MockRequest, outcome: Outcome, status: int, usage: Usage) -> None:
+        """Note what became of a request."""
+        with self._changed:
+            if outcome != "cut" and self._record:
+                self.answered.append(request.number)
+            self._ledger.settled(request, outcome, status, usage)
+            self._changed.notify_all()
 
 
-class _Connection(asyncio.Protocol):
-    def __init__(self, server: MockServer) -> None:
-        self._server = server
-        self._buffer = bytearray()
-        self._busy = False
-        self._transport: asyncio.Transport | None = None
-        self._timer: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        self._server.opened(self)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = None
-        if self._timer is not None:
-            self._timer.cancel()
-        self._server.closed(self)
-
-    def data_received(self, data: bytes) -> None:
-        self._buffer += data
-        if not self._busy:
-            self._next()
-
-    def abort(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
-
-    def _next(self) -> None:
-        end = self._buffer.find(b"\r\n\r\n")
-        if end < 0:
-            return
-        lines = bytes(self._buffer[:end]).decode("latin-1").split("\r\n")
-        headers: dict[str, str] = {}
-        for line in lines[1:]:
-            name, _, value = line.partition(":")
-            headers[name.lower()] = value.strip()
-        length = headers.get("content-length", "0")
-        if "transfer-encoding" in headers or not length.isdigit():
-            self._write(error_reply(411, "the mock server wants a Content-Length"))
-            self._close()
-            return
-        stop = end + 4 + int(length)
-        if len(self._buffer) < stop:
-            return
-        raw = bytes(self._buffer[end + 4 : stop])
-        del self._buffer[:stop]
-        self._busy = True
-        target = lines[0].split(" ", 2)[1] if " " in lines[0] else ""
-        request = self._server.arrived(target.partition("?")[0], headers, raw)
-        fault = self._server.fault_for(request)
-        delay = self._server.latency + (0.0 if fault is None else fault.delay if fault.kind != "drip" else 0.0)
-        if delay > 0:
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(delay, self._respond, request, fault)
-        else:
-            self._respond(request, fault)
-
-    def _respond(self, request: MockRequest, fault: Fault | None) -> None:
-        server = self._server
-        if fault is not None and fault.kind in ("status", "redirect", "not_json", "shape", "not_http"):
-            answer = fault_reply(fault, time.time())
-            status = fault.status if fault.kind in ("status", "redirect") else 200
-            server.settled(request, status, 0, 0)
-            self._write(answer)
-            if fault.kind == "not_http":
-                self._close()
-            return self._done()
-        if fault is not None and fault.kind == "hang":
-            return None
-        if fault is not None and fault.kind == "reset":
-            return self._reset()
-        if server.api_key is not None and request.headers.get("authorization") != f"Bearer {server.api_key}":
-            self._refuse(request, 401, f"Incorrect API key provided: {request.headers.get('authorization', 'none')}")
-        elif request.path == "/v1/models":
-            listing = to_json({"object": "list", "data": [{"id": "mock", "object": "model", "owned_by": "dspex"}]})
-            server.settled(request, 200, 0, 0)
-            self._write(reply(200, listing))
-        elif request.path not in _PATHS:
-            self._refuse(request, 404, f"no route {request.path}")
-        elif not request.body:
-            self._refuse(request, 400, "the body is not a JSON object")
-        else:
-            body, asked, said = completion(request, server.answer(request))
-            whole = reply(200, body, server.headers)
-            if fault is None:
-                server.settled(request, 200, asked, said)
-                self._write(whole)
-            else:
-                return self._misbehave(fault, whole, len(body))
-        return self._done()
-
-    def _misbehave(self, fault: Fault, whole: bytes, size: int) -> None:
-        cut = len(whole) - size + size // 2
-        if fault.kind == "drip":
-            self._write(whole[: len(whole) - size])
-            self._drip(whole[len(whole) - size :], fault.delay)
-            return
-        self._write(whole[:cut])
-        if fault.kind == "truncate":
-            self._close()
-        elif fault.kind == "reset_body":
-            # Later, so that the client has seen the head before the reset throws its buffer away.
-            self._timer = asyncio.get_running_loop().call_later(0.05, self._reset)
-
-    def _drip(self, rest: bytes, delay: float) -> None:
-        self._write(rest[:1])
-        if len(rest) > 1:
-            self._timer = asyncio.get_running_loop().call_later(delay, self._drip, rest[1:], delay)
-        else:
-            self._done()
-
-    def _refuse(self, request: MockRequest, status: int, message: str) -> None:
-        self._server.settled(request, status, 0, 0)
-        self._write(error_reply(status, message))
-
-    def _done(self) -> None:
-        self._busy = False
-        if self._buffer and self._transport is not None:
-            self._next()
-
-    def _write(self, data: bytes) -> None:
-        if self._transport is not None:
-            self._transport.write(data)
-
-    def _close(self) -> None:
-        if self._transport is not None:
-            self._transport.close()
-
-    def _reset(self) -> None:
-        if self._transport is not None:
-            raw = cast(socket.socket, self._transport.get_extra_info("socket"))
-            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self._transport.abort()
-
-
-# ----------------------------------------------------------------- a process of its own
-
-
-class ServerProcess:
-    """`MockServer` in another process; ends when the ``with`` block or this process does.
-
-    Args:
-        latency: See `MockServer`.
-        faults: See `MockServer`.
-        fields: Values for `choose_fields`; without, `default_answer` answers.
-        answer: ``module:function`` instead, imported there.
-        ledger: See `MockServer`.
-        port: See `MockServer`.
-    """
-
-    def __init__(
-        self,
-        *,
-        latency: float = 0.0,
-        faults: Sequence[Fault] = (),
-        fields: Mapping[str, Sequence[object]] | None = None,
-        answer: str | None = None,
-        ledger: str | os.PathLike[str] | None = None,
-        port: int = 0,
-    ) -> None:
-        self._command = [sys.executable, "-m", "dspex.testing", "--while-stdin", "--latency", str(latency)]
-        self._command += ["--port", str(port), "--faults", to_json(list(faults)).decode()]
-        if fields is not None:
-            self._command += ["--fields", to_json(fields).decode()]
-        if answer is not None:
-            self._command += ["--answer", answer]
-        if ledger is not None:
-            self._command += ["--ledger", os.fspath(ledger)]
-        self._ledger = None if ledger is None else Path(ledger)
-        self._process: subprocess.Popen[str] | None = None
-        self.url = ""
-
-    @property
-    def pid(self) -> int:
-        """Process ID; 0 when it does not run."""
-        return 0 if self._process is None else self._process.pid
-
-    def __enter__(self) -> ServerProcess:
-        self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        if self._process.stdout is None:
-            raise RuntimeError("the server's output is not piped")
-        line = self._process.stdout.readline()
-        if not line.startswith("listening "):
-            self.__exit__()
-            raise RuntimeError("the mock server did not start; its message is on standard error")
-        self.url = line.split()[1]
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        process, self._process = self._process, None
-        if process is None:
-            return
-        process.terminate()
-        process.wait()
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                pipe.close()
-
-    def ledger(self) -> list[dict[str, Any]]:
-        """The ledger's entries so far."""
-        if self._ledger is None or not self._ledger.exists():
-            return []
-        whole = self._ledger.read_bytes()
-        return [from_json(line) for line in whole[: whole.rfind(b"\n") + 1].splitlines()]
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Serve until the process is ended; prints ``listening URL``."""
-    parser = argparse.ArgumentParser(prog="python -m dspex.testing", description=__doc__)
-    parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("--latency", type=float, default=0.0, help="seconds before each answer")
-    parser.add_argument("--ledger", type=Path, help="file that gets a JSON line for each request and answer")
-    parser.add_argument("--fields", help='JSON object of values to choose from, such as {"label": ["a", "b"]}')
-    parser.add_argument("--answer", help="module:function that answers")
-    parser.add_argument("--faults", default="[]", help='JSON list, such as [{"kind": "hang", "at": 3}]')
-    parser.add_argument("--while-stdin", action="store_true", help="end when standard input is closed")
-    options = parser.parse_args(arguments)
-    answer: Answer | None = None
-    if options.answer:
-        module, _, name = str(options.answer).partition(":")
-        answer = cast(Answer, getattr(importlib.import_module(module), name))
-    elif options.fields:
-        answer = choose_fields(cast("dict[str, list[object]]", from_json(options.fields)))
-    server = MockServer(
-        answer,
-        latency=options.latency,
-        faults=read_plan(options.faults),
-        ledger=options.ledger,
-        port=options.port,
-    )
-    if options.while_stdin:
-        threading.Thread(target=_end_with_stdin, daemon=True).start()
-    with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(server.serve_here(lambda url: print(f"listening {url}", flush=True)))
-
-
-def _end_with_stdin() -> None:
-    sys.stdin.buffer.read()
-    os._exit(0)
+def key_of(headers: Mapping[str, str], query: Mapping[str, str]) -> str:
+    """The API key of a request, wherever its protocol puts it; ``""`` for none."""
+    for name in ("x-api-key", "x-goog-api-key", "api-key"):
+        if name in headers:
+            return headers[name]
+    kind, _, value = headers.get("authorization", "").partition(" ")
+    if kind == "AWS4-HMAC-SHA256":
+        # A signature shows which key made it, not the key.
+        return value.partition("Credential=")[2].partition("/")[0]
+    return value or query.get("key", "")

@@ -105,13 +105,20 @@ def test_a_study_from_python_cannot_be_resumed_here(dspex: Invoke, server: MockS
     dspex("study", "resume", best.study.id, "--json").refused(2, "DX6209")
 
 
-def test_cache_show_and_clear(dspex: Invoke, server: MockServer) -> None:
+def test_cache_show_check_and_clear(dspex: Invoke, server: MockServer) -> None:
     for _ in range(2):
         assert ended(spawn("run", "bot:QABot", "What is the capital of Peru?")).code == 0
     assert len(server.requests) == 1
     shown = dspex("cache", "show", "--json").json
     assert (shown["entries"], shown["path"]) == (1, os.path.join(os.environ["DSPEX_CACHE_DIR"], "responses.db"))
     assert "1 answers" in dspex("cache", "show").out
+    checked = dspex("cache", "check", "--json").json
+    assert (checked["sound"], checked["dropped"], checked["aside"]) == (1, 0, None)
+    assert "1 answers are sound" in dspex("cache", "check").out
+    Path(shown["path"]).write_bytes(b"no database " * 1000)
+    assert "set aside" in dspex("cache", "check").out
+    dspex("cache", "clear")
+    assert ended(spawn("run", "bot:QABot", "What is the capital of Peru?")).code == 0
     assert dspex("cache", "clear", "--json").json["deleted"] == 1
     assert dspex("cache", "show", "--json").json["entries"] == 0
     assert "deleted 0" in dspex("cache", "clear").out

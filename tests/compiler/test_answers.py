@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dspex.compiler.answers import AnswerParser, OutputShape
+from dspex.compiler.answers.lenient import json_value
 from dspex.errors import OutputError
-from dspex.lm.types import LMResponse
+from dspex.lm.types import LMResponse, ToolCall
 from dspex.program.schema import Schema, field
 
 
@@ -224,3 +225,104 @@ def test_any_text_gives_an_output_or_an_output_error(output: type[Schema], text:
 def test_deep_nesting_is_an_output_error(depth: int, opening: str) -> None:
     with pytest.raises(OutputError):
         read(Record, opening * depth * 10)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{'answer': 'it's a \"b\"', 'score': 0.5}",
+        '{"answer": "it\'s a "b"", "score": 0.5,}',
+        '{answer: "it\'s a \\"b\\"", score: 0.5} // done',
+        '{"answer": "it\'s a \\"b\\"", /* half */ "score": 0.5',
+        '```json\n{"answer": "it\'s a \\"b\\"", "score": 0.5',
+        '{"unrelated": 1} and then {“answer”: “it\'s a "b"”, “score”: 0.5}',
+    ],
+)
+def test_json_is_read_as_models_write_it(text: str) -> None:
+    assert read(Record, text)[0] == Record(answer='it\'s a "b"', score=0.5)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"answer": "x',
+        '{"answer": "x", "score": -',
+        '{"answer": "x", "score": tru',
+        '{"answer": "x" "score": 1}',
+        "{" * 200,
+    ],
+)
+def test_json_is_refused_when_nobody_knows_how_it_goes_on(text: str) -> None:
+    with pytest.raises(OutputError) as caught:
+        read(Record, text)
+    assert caught.value.code == "DX4601"
+
+
+def test_an_open_bracket_is_closed_unless_the_answer_was_cut_off() -> None:
+    class Two(Schema):
+        items: list[str]
+        note: str = ""
+
+    assert read(Two, '{"items": ["a", "b"')[0] == Two(items=["a", "b"])
+    with pytest.raises(OutputError, match="DX4602"):
+        read(Two, '{"items": ["a", "b"', stop="length")
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(json_values, st.sampled_from([None, 0, 2]))
+def test_json_that_is_sound_but_for_a_comma_means_the_same(value: object, indent: int | None) -> None:
+    text = json.dumps(value, indent=indent)
+    assert json_value(text, whole=True) == value
+    assert json_value(json.dumps([value], indent=indent)[:-1] + ", ]", whole=True) == [value]
+
+
+@given(st.text(alphabet=st.sampled_from("{}[]\"'`,:\\ \nab1-utrue/*“”"), max_size=60), st.booleans())
+def test_any_text_is_read_or_refused(text: str, whole: bool) -> None:
+    try:
+        value = json_value(text, whole=whole)
+    except ValueError:
+        return
+    assert json_value(json.dumps(value), whole=True) == value
+
+
+def test_a_text_that_shows_code_is_not_taken_for_an_object() -> None:
+    code = "```python\nd = {'answer': 'x'}\n```"
+    assert read(Text, code)[0] == Text(answer=code)
+
+
+LABELS = ("Reasoning", "Answer", "Score")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Reasoning: because\nof it\nAnswer: x\nScore: 0.5",
+        "Sure, here it is.\n\n**Reasoning:** because\nof it\n\n**Answer:** x\n**Score:** 0.5",
+        "## reasoning: because\n  of it\nSCORE: 0.5\nAnswer: x\nAnswer: y",
+        '{"reasoning": "because\\nof it", "answer": "x", "score": 0.5}',
+    ],
+)
+def test_labelled_lines_are_read_in_chat(text: str) -> None:
+    parser = AnswerParser(OutputShape.of(Record, reasoning=True), labels=LABELS, continued=False)
+    assert parser.parse(LMResponse(text)) == (Record(answer="x", score=0.5), "because\nof it")
+
+
+def test_a_labelled_value_keeps_its_own_indentation() -> None:
+    parser = AnswerParser(OutputShape.of(Record, reasoning=False), labels=("Answer", "Score"), continued=False)
+    assert parser.parse(LMResponse("Answer: def f():\n  return {}\nend\nScore: 1"))[0] == Record(
+        answer="def f():\n  return {}\nend", score=1
+    )
+
+
+def test_the_arguments_of_a_tool_call_are_the_answer() -> None:
+    call = ToolCall("c1", "answer", '{"answer": "x", "score": 1}')
+    parser = AnswerParser(OutputShape.of(Record, reasoning=False))
+    assert parser.parse(LMResponse("", stop="tool_calls", tool_calls=(call,)))[0] == Record(answer="x", score=1)
+    with pytest.raises(OutputError, match="2 times"):
+        parser.parse(LMResponse("", stop="tool_calls", tool_calls=(call, call)))

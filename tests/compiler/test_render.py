@@ -89,7 +89,7 @@ def test_chat_has_demonstrations_as_turns_with_bare_answers() -> None:
             Message("assistant", "account"),
             Message("user", "hello {text} %s"),
         ),
-        max_tokens=11,
+        max_tokens=33,
         choices=("billing", "account", "other"),
         output_fields=("queue",),
     )
@@ -104,6 +104,15 @@ def test_completion_has_blocks_and_ends_with_the_label() -> None:
     )
     assert request.choices == ("billing", "account", "other")
     assert request.stop == ()
+
+
+def test_a_choice_reserves_no_more_than_it_takes_unless_the_model_reasons_first() -> None:
+    def most(able: Capabilities, **changes: Any) -> int:
+        return prepared(**changes).request(Ticket(text="x"), capabilities=able).max_tokens
+
+    assert most(ABLE) == 33
+    assert most(ABLE, max_tokens=20) == 20
+    assert most(replace(ABLE, reasoning=True)) == 256
 
 
 def test_completion_stops_at_the_line_when_nothing_constrains_the_answer() -> None:

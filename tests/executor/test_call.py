@@ -22,10 +22,11 @@ from dspex.errors import (
     ServerError,
     StudyError,
 )
+from dspex.executor.admission import Limit, Permit
+from dspex.executor.attempt import upper_bound
 from dspex.executor.budget import BudgetAccount
 from dspex.executor.caching import MemoryCache, TieredCache, call_key
-from dspex.executor.call import Called, complete, store, upper_bound
-from dspex.executor.limits import Limit
+from dspex.executor.call import Called, complete, store
 from dspex.executor.models import Gate, here
 from dspex.executor.retry import RetryPolicy
 from dspex.lm.model import CacheMode
@@ -93,9 +94,9 @@ def test_the_stages_run_in_their_order() -> None:
                 return None
 
         class Slots(Limit):
-            def try_acquire(self) -> bool:
+            def try_acquire(self, tokens: int = 0) -> Permit | None:
                 log.append("limit")
-                return super().try_acquire()
+                return super().try_acquire(tokens)
 
         class Caps(BudgetAccount):
             def reserve(self, upper: Spend) -> Any:
@@ -108,7 +109,7 @@ def test_the_stages_run_in_their_order() -> None:
                 return await super().complete(request)
 
         class Naps(RetryPolicy):
-            def delay(self, error: LMError, failures: int) -> float | None:
+            def delay(self, error: LMError, failures: int, waited: float = 0.0) -> float | None:
                 log.append("retry")
                 return 0.0
 
@@ -431,6 +432,41 @@ def test_a_failure_is_shared_but_each_caller_gets_its_own_error() -> None:
         assert all(isinstance(error, RequestRejected) for error in errors)
         assert len({id(error) for error in errors}) == 3
         assert len(lm.requests) == 1
+        # What was sent and paid is counted once over all callers.
+        assert sorted(error.attempts for error in errors if isinstance(error, LMError)) == [0, 0, 1]
+        for number, error in enumerate(errors):
+            assert isinstance(error, LMError)
+            error.add_note(str(number))
+        assert [error.__notes__ for error in errors if isinstance(error, LMError)] == [["0"], ["1"], ["2"]]
+
+    run(scenario())
+
+
+def test_a_follower_does_not_fail_for_want_of_the_leaders_time() -> None:
+    async def scenario() -> None:
+        limited = RateLimited("DX4207", "429", retryable=True, sent="yes")
+        limited.retry_after = 50.0
+        lm = StepsLM("hold", ANSWER)
+        lm.then = limited
+        tasks = await joined(lm, 2, [Context(deadline=time.monotonic() + 20.0), Context()])
+        lm.gate.set()
+        with pytest.raises(RateLimited):
+            await tasks[0]
+        assert (await tasks[1]).response == ANSWER
+
+    run(scenario())
+
+
+def test_only_calls_that_go_the_same_way_join() -> None:
+    async def scenario() -> None:
+        refused, other = StepsLM("hold"), StepsLM(ANSWER)
+        refused.then = RequestRejected("DX4202", "401", sent="yes")
+        calls = [asyncio.ensure_future(complete(gate(lm), REQUEST, Context(), shared=True)) for lm in (refused, other)]
+        await ticks()
+        refused.gate.set()
+        with pytest.raises(RequestRejected):
+            await calls[0]
+        assert (await calls[1]).response == ANSWER
 
     run(scenario())
 
@@ -493,7 +529,7 @@ def test_cache_modes_read_and_write_as_they_say(mode: CacheMode, reads: bool, wr
         assert (called.response == old) == reads
         # "write" adds what is missing, "refresh" replaces.
         assert cache.get(key) == (ANSWER if mode == "refresh" else old)
-        cache.disk.close()
+        cache.close()
 
     run(scenario())
 
@@ -507,7 +543,7 @@ def test_a_hit_needs_no_budget(tmp_path: Path) -> None:
         caps.reserve(Spend(1))
         called = await complete(through, REQUEST, Context(account=caps))
         assert (called.cached, called.attempts, called.spent) == (True, 0, Spend())
-        cache.disk.close()
+        cache.close()
 
     run(scenario())
 
@@ -516,12 +552,12 @@ def test_answers_outlive_the_process(tmp_path: Path) -> None:
     async def scenario() -> None:
         cache = tiers(tmp_path)
         await ask(gate(StepsLM(), cache=cache, mode="on"))
-        cache.disk.close()
+        cache.close()
         lm = StepsLM()
         fresh = tiers(tmp_path)
         assert (await ask(gate(lm, cache=fresh, mode="on"))).cached
         assert not lm.requests
-        fresh.disk.close()
+        fresh.close()
 
     run(scenario())
 
@@ -535,7 +571,7 @@ def test_failures_are_never_kept(tmp_path: Path) -> None:
             await ask(through)
         assert (await ask(through)).cached is False
         assert (await ask(through)).cached is True
-        cache.disk.close()
+        cache.close()
 
     run(scenario())
 

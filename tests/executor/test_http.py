@@ -49,7 +49,7 @@ def fresh_models(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[No
     monkeypatch.setenv("DSPEX_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(models, "_shared", models._Shared())  # pyright: ignore[reportPrivateUsage]
     yield
-    models.response_cache().disk.close()
+    models.response_cache().close()
 
 
 def served(server: MockServer, **options: Any) -> LM:
@@ -201,8 +201,9 @@ def test_cancelled_calls_leave_no_socket_and_no_slot() -> None:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
                 gate = await models.gate_for(lm)
-                assert gate.limit is not None
-                assert (gate.limit.active, gate.limit.waiting) == (0, 0)
+                limit = gate.routes[0].limit
+                assert limit is not None
+                assert (limit.active, limit.waiting) == (0, 0)
                 assert await loop.run_in_executor(None, server.wait_until, all_closed)
 
         asyncio.run(scenario())

@@ -132,6 +132,17 @@ def test_a_cut_off_answer_is_not_asked_for_again() -> None:
     run(scenario())
 
 
+def test_what_a_filter_left_is_no_answer() -> None:
+    async def scenario() -> None:
+        lm = StepsLM(LMResponse("I cannot help with that.", Usage(1, 1), "content_filter"))
+        with using(lm=lm), pytest.raises(OutputError, match="DX4606") as caught:
+            await Predict(Ask, Answer)(Q)
+        assert "I cannot help" in caught.value.message
+        assert len(lm.requests) == 1
+
+    run(scenario())
+
+
 class ScoringLM(StepsLM):
     """Prefers "art" by habit, whatever it is asked."""
 
@@ -260,7 +271,7 @@ def test_a_configured_model_is_cached_and_closed_with_its_loop(monkeypatch: pyte
     asyncio.run(scenario())
     # A second loop has a client of its own; the answer came from the shared cache.
     assert (len(opened), opened[1].closed, len(opened[1].requests)) == (2, 1, 0)
-    models.response_cache().disk.close()
+    models.response_cache().close()
 
 
 def test_a_bad_answer_is_never_cached(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
@@ -281,7 +292,7 @@ def test_a_bad_answer_is_never_cached(monkeypatch: pytest.MonkeyPatch, tmp_path:
         assert len(model.requests) == 3
 
     asyncio.run(scenario())
-    models.response_cache().disk.close()
+    models.response_cache().close()
 
 
 def test_spent_is_settled_in_the_trace() -> None:

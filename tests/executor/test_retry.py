@@ -39,6 +39,22 @@ def test_it_gives_up_when_retrying_cannot_help() -> None:
     assert policy.delay(rate_limited(301.0), 1) is None
 
 
+def test_a_busy_server_is_waited_for_by_time_and_not_by_count() -> None:
+    policy = RetryPolicy(retries=2, rng=random.Random(0))
+    waited, failures = 0.0, 0
+    while True:
+        failures += 1
+        delay = policy.delay(rate_limited(0.0), failures, waited)
+        if delay is None:
+            break
+        waited += delay
+    assert 60.0 <= waited <= 90.0
+    # Asked to come back at once again and again, it waits longer each time.
+    assert failures < 40
+    assert RetryPolicy(retries=0).delay(rate_limited(1.0), 1) is None
+    assert policy.delay(ServerError("DX4101", "500", retryable=True), 3, waited=0.0) is None
+
+
 def test_delays_are_the_same_when_the_seed_is() -> None:
     error = rate_limited(None)
     first, second = (

@@ -121,3 +121,24 @@ def test_nearest_spread_shows_every_output_once_before_any_twice() -> None:
     assert source.hash != dx.Nearest(pool, 4).hash
     assert source_from_json(source.to_json()) == source
     assert {str(demo.output["kind"]) for demo in dx.Nearest(pool, 3).select({"text": "red apple"})} == {"fruit"}
+
+
+@given(
+    pool=st.lists(st.tuples(st.text("ab ", max_size=5), st.sampled_from("xyz")), max_size=12),
+    text=st.text("ab ", max_size=5),
+    k=st.integers(1, 8),
+)
+def test_nearest_spread_takes_the_nearest_of_each_output_in_turns(
+    pool: list[tuple[str, str]], text: str, k: int
+) -> None:
+    source = dx.Nearest([dx.Demo({"text": asked}, {"label": given}) for asked, given in pool], k, spread=True)
+    ranked: list[tuple[int, int, dx.Demo]] = []
+    seen: list[str] = []
+    for place, (position, _) in enumerate(source.index.nearest(text, len(pool))):
+        demo = source.pool[position]
+        if demo.input["text"] != text:
+            seen.append(demo.output_json)
+            ranked.append((seen.count(demo.output_json), place, demo))
+    chosen = sorted(ranked, key=lambda item: item[:2])[:k]
+    wanted = tuple(demo for _, _, demo in sorted(chosen, key=lambda item: -item[1]))
+    assert source.select({"text": text}) == wanted

@@ -12,11 +12,12 @@ import dspex as dx
 DOCUMENTED = {
     "Schema", "field", "Program", "program", "infer", "Predict", "ChainOfThought", "Module", "var", "Var",
     "Float", "Int", "Bool", "Choice", "Text", "Demos", "select", "Demo", "DemoSet", "Nearest", "metric", "Metric",
-    "Run", "Score", "using", "trace", "Trace", "LM", "Price", "FREE", "Budget", "load",
-    "load_artifact", "Dataset", "optimize", "optimize_async", "StopToken",
+    "Run", "Score", "using", "trace", "Trace", "ledger", "Ledger", "LM", "Endpoint", "Hedge", "Price", "FREE", "Budget",
+    "BudgetAccount", "load", "load_artifact", "Dataset", "optimize", "optimize_async", "StopToken",
     "compile", "Space", "exact_match", "f1", "errors", "Probability", "Confidence", "CostUSD", "LatencySeconds",
     "ApiKey", "not_both", "one_of", "Rule", "__version__", "parallel", "Parallel", "fallback", "Fallback", "race",
     "Race", "vote", "Vote", "when", "When", "cond", "map", "op", "tool", "Tool", "computed", "Computed",
+    "Part", "Stream", "embed", "embed_async",
 }
 # fmt: on
 

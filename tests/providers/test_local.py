@@ -6,15 +6,27 @@ import asyncio
 import json
 import math
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import pytest
 
+import dspex as dx
 from dspex.errors import LocalModelError, RequestRejected
-from dspex.lm.model import LM, LanguageModel
-from dspex.lm.types import FREE, LMRequest, LMResponse, Message
+from dspex.lm.model import LM, LanguageModel, StreamingModel
+from dspex.lm.types import (
+    FREE,
+    Attachment,
+    Capabilities,
+    Delta,
+    LMRequest,
+    LMResponse,
+    Message,
+    TokenLogprob,
+    ToolCall,
+    ToolSpec,
+)
 from dspex.providers import open_model
 from dspex.providers.local import LocalModel, doctor_checks, open_local
 
@@ -70,6 +82,9 @@ def test_opening_starts_and_needs_nothing(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert model.price == FREE
     can = model.capabilities
     assert (can.raw_prompt, can.json_schema, can.choices, can.score_choices) == (True, True, True, True)
+    assert (can.json_mode, can.logprobs, can.seed) == (True, True, True)
+    assert (can.tools, can.media, can.reasoning) == (False, (), False)
+    assert isinstance(model, StreamingModel)
     assert can.context_tokens == 4096
     assert "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53" in model.fingerprint
     asyncio.run(model.aclose())
@@ -91,6 +106,44 @@ def test_call_without_the_file_names_the_command(monkeypatch: pytest.MonkeyPatch
     assert caught.value.code == "DX7003"
     (check,) = [check for check in doctor_checks() if check.name == "model file"]
     assert (check.ok, check.fix) == (False, "dspex model pull smollm2")
+
+
+LOOK = ToolSpec("look_up", "Finds a parcel", "{}")
+PICTURE = Message("user", "What is it?", (Attachment("image", "image/png", "aGk="),))
+ASKED = Message("assistant", "", tool_calls=(ToolCall("1", "look_up", "{}"),))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("request_", "told"),
+    [
+        (LMRequest(messages=CHAT, tools=(LOOK,)), "tools"),
+        (LMRequest(messages=(*CHAT, ASKED, Message("tool", "7", tool_call_id="1"))), "tools"),
+        (LMRequest(messages=(PICTURE,)), "attachments of kind image"),
+        (LMRequest(messages=CHAT, reasoning="low"), "reasoning settings"),
+        (LMRequest(messages=CHAT, choices=TYPES, score_choices=True, top_logprobs=1), "scores of choices"),
+    ],
+)
+def test_what_it_cannot_do_is_refused_whatever_was_said_of_it(request_: LMRequest, told: str, stream: bool) -> None:
+    claimed = Capabilities(tools=True, tool_choice=True, media=("image",), reasoning=True)
+    for model in (open_local(LM("local/smollm2")), open_local(LM("local/smollm2", capabilities=claimed))):
+        with pytest.raises(RequestRejected, match=told) as caught:
+            asyncio.run(anext(model.stream(request_)) if stream else model.complete(request_))
+        assert (caught.value.code, caught.value.sent, caught.value.retryable) == ("DX4201", "no", False)
+        assert model.pid is None
+
+
+def test_what_is_taken_from_it_is_refused() -> None:
+    model = open_local(LM("local/smollm2", capabilities=Capabilities(raw_prompt=True)))
+    with pytest.raises(RequestRejected, match="enforced choices"):
+        asyncio.run(model.complete(LMRequest(prompt=WHO, choices=TYPES)))
+
+
+def test_fields_of_the_servers_own_are_part_of_the_fingerprint() -> None:
+    plain, one, other = (
+        open_local(LM("local/smollm2", extra=extra)).fingerprint for extra in ({}, {"top_k": 1}, {"top_k": 2})
+    )
+    assert len({plain, one, other}) == 3
 
 
 # ------------------------------------------------------------------ answers
@@ -148,6 +201,206 @@ def test_samples_depend_on_seed_and_rollout_alone(model_file: Path) -> None:
     assert len(set(first[:3])) == 3
 
 
+@pytest.mark.model
+def test_json_is_enforced_without_a_schema(model_file: Path) -> None:
+    ask_json = Message("user", "Describe Paris as a JSON object with the keys name and country.")
+    chat, raw = ask(
+        LMRequest(messages=(ask_json,), json_mode=True, max_tokens=200),
+        LMRequest(prompt='The city as JSON: {"name": "Paris"}\nThe country as JSON:', json_mode=True, max_tokens=200),
+    )
+    for response in (chat, raw):
+        assert response.stop == "stop"
+        assert isinstance(json.loads(response.text), dict)
+
+
+@pytest.mark.model
+def test_tokens_come_with_their_log_probabilities(model_file: Path) -> None:
+    alone, beside, none, raw, warm, choice = ask(
+        LMRequest(messages=CHAT, max_tokens=6, top_logprobs=0),
+        LMRequest(messages=CHAT, max_tokens=6, top_logprobs=3),
+        LMRequest(messages=CHAT, max_tokens=6),
+        LMRequest(prompt="One, two,", max_tokens=4, top_logprobs=1),
+        LMRequest(messages=CHAT, max_tokens=6, top_logprobs=3, temperature=1.5, seed=1),
+        LMRequest(messages=CHAT, choices=("London", "Paris"), top_logprobs=0),
+    )
+    assert none.logprobs is None
+    assert alone.text == beside.text == none.text
+    assert alone.logprobs is not None
+    assert beside.logprobs is not None
+    assert "".join(token.token for token in alone.logprobs) == alone.text
+    # The server adds up probabilities in an order that depends on how many alternatives it looks for.
+    for one, other in zip(alone.logprobs, beside.logprobs, strict=True):
+        assert one.logprob == pytest.approx(other.logprob, abs=1e-3)
+    assert all(token.top == () for token in alone.logprobs)
+    for token in beside.logprobs:
+        # The most probable one is what a temperature of 0 takes.
+        assert token.top[0] == (token.token, token.logprob)
+        assert len(token.top) == 3
+        assert token.logprob <= 0.0
+    assert raw.logprobs is not None
+    assert len(raw.logprobs) == 4
+    assert warm.logprobs is not None
+    # What the temperature does to them is not in them.
+    assert warm.logprobs[0].top == beside.logprobs[0].top
+    assert choice.logprobs is not None
+    assert "".join(token.token for token in choice.logprobs) in ("London", "Paris")
+
+
+@pytest.mark.model
+def test_top_p_and_fields_of_the_servers_own_change_the_sample(model_file: Path) -> None:
+    wide = LMRequest(messages=CHAT, temperature=2.0, max_tokens=12, seed=5)
+    narrow = LMRequest(messages=CHAT, temperature=2.0, max_tokens=12, seed=5, top_p=0.001)
+    greedy = LMRequest(messages=CHAT, max_tokens=12)
+    first, second, third = ask(wide, narrow, greedy)
+    assert first.text != second.text
+    assert second.text == third.text
+
+    async def least() -> str:
+        model = open_local(LM("local/smollm2", extra={"top_k": 1}))
+        try:
+            return (await model.complete(wide)).text
+        finally:
+            await model.aclose()
+
+    assert asyncio.run(least()) == third.text
+
+
+# ------------------------------------------------------------------ streams
+
+
+async def parts(model: LocalModel, request: LMRequest) -> list[Delta]:
+    return [delta async for delta in model.stream(request)]
+
+
+@pytest.mark.model
+def test_a_stream_says_what_a_call_answers(model_file: Path) -> None:
+    emoji = Message("user", "Write an emoji poem \N{PARTY POPPER}")
+    requests = [
+        *overlapping()[:9],
+        LMRequest(messages=CHAT, json_schema=SCHEMA, max_tokens=128),
+        LMRequest(prompt=WHO, json_schema=SCHEMA, max_tokens=128),
+        LMRequest(messages=CHAT, choices=("London", "Paris")),
+        LMRequest(prompt=WHO, choices=TYPES),
+        LMRequest(messages=CHAT, max_tokens=24, stop=("capital", "France")),
+        LMRequest(messages=CHAT, max_tokens=6, top_logprobs=2),
+        LMRequest(messages=(emoji,), max_tokens=24, temperature=0.8, seed=3),
+    ]
+
+    async def work(model: LocalModel) -> list[list[Delta]]:
+        return [await parts(model, request) for request in requests]
+
+    streams = with_model(work)
+    for request, deltas, whole in zip(requests, streams, ask(*requests), strict=True):
+        last = deltas[-1].response
+        assert last is not None
+        assert [delta.response for delta in deltas[:-1]] == [None] * (len(deltas) - 1)
+        assert "".join(delta.text for delta in deltas) == last.text == whole.text
+        assert (last.stop, last.choice_logprobs, last.logprobs) == (whole.stop, whole.choice_logprobs, whole.logprobs)
+        assert last.usage is not None
+        assert whole.usage is not None
+        assert last.usage.total_tokens == whole.usage.total_tokens
+        if request.max_tokens == 128:
+            assert len(deltas) > 5
+
+
+@pytest.mark.model
+def test_a_stream_tells_what_the_prompt_cache_served(model_file: Path) -> None:
+    async def work(model: LocalModel) -> list[LMResponse | None]:
+        second = LMRequest(prompt=f"{DEMOS}Question: Where is Lima?\nType:", max_tokens=4)
+        return [(await parts(model, request))[-1].response for request in (LMRequest(prompt=WHO, max_tokens=4), second)]
+
+    first, second = with_model(work)
+    assert first is not None
+    assert second is not None
+    assert first.usage is not None
+    assert second.usage is not None
+    assert first.usage.cached_tokens == 0
+    assert second.usage.cached_tokens > 30
+
+
+@pytest.mark.model
+def test_a_reader_may_ask_the_model_while_it_reads(model_file: Path) -> None:
+    outer, inner, third = LMRequest(messages=CHAT, max_tokens=12), overlapping()[3], overlapping()[1]
+    expected = [response.text for response in ask(outer, inner, third)]
+
+    async def work(model: LocalModel) -> list[str]:
+        stream = model.stream(outer)
+        text = (await anext(stream)).text
+        within = model.stream(inner)
+        between = (await anext(within)).text
+        last = (await model.complete(third)).text
+        between += "".join([delta.text async for delta in within])
+        text += "".join([delta.text async for delta in stream])
+        return [text, between, last]
+
+    assert with_model(work) == expected
+
+
+class Ask(dx.Schema):
+    question: str
+
+
+class Note(dx.Schema):
+    team: Literal["billing", "delivery"]
+    urgent: bool
+
+
+@pytest.mark.model
+def test_a_program_streams_from_it_and_runs_while_it_does(model_file: Path) -> None:
+    note, other = dx.Predict(Ask, Note), Ask(question="Is it late?")
+
+    async def work() -> tuple[list[str], Note | None, Note, Note]:
+        alone = await note(other)
+        texts: list[str] = []
+        beside = output = None
+        async with note.stream(Ask(question="Where is my invoice?")) as stream:
+            async for part in stream:
+                texts.append(part.text)
+                output = part.output
+                beside = beside or await note(other)
+        assert beside is not None
+        return texts, output, alone, beside
+
+    with dx.using(lm=dx.LM("local/smollm2", cache="off")):
+        texts, output, alone, beside = asyncio.run(work())
+    assert len([text for text in texts if text]) > 1
+    assert isinstance(output, Note)
+    assert alone == beside
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_leaving_a_stream_stops_the_server(model_file: Path, cancelled: bool) -> None:
+    (expected,) = ask(LMRequest(prompt=WHO, max_tokens=4))
+
+    async def drained(stream: AsyncGenerator[Delta]) -> None:
+        async for _ in stream:
+            pass
+
+    async def work() -> None:
+        # By itself it would go on for far longer than the other call may take.
+        endless = open_local(LM("local/smollm2", extra={"ignore_eos": True}))
+        model = open_local(LM("local/smollm2", timeout=30.0))
+        try:
+            for _ in range(3):
+                stream = endless.stream(LMRequest(prompt="One, two,", max_tokens=4000))
+                assert (await anext(stream)).text
+                if cancelled:
+                    task = asyncio.create_task(drained(stream))
+                    await asyncio.sleep(0)
+                    task.cancel()
+                    with pytest.raises(asyncio.CancelledError):
+                        await task
+                else:
+                    await stream.aclose()
+            assert (await model.complete(LMRequest(prompt=WHO, max_tokens=4))).text == expected.text
+        finally:
+            await endless.aclose()
+            await model.aclose()
+
+    asyncio.run(work())
+
+
 # ------------------------------------------------------------------ scores
 
 
@@ -198,25 +451,43 @@ def overlapping() -> list[LMRequest]:
         LMRequest(messages=CHAT, temperature=1.0, max_tokens=6, rollout=3),
         LMRequest(prompt=long, choices=("x", "y"), score_choices=True),
         LMRequest(prompt=long[:400], choices=("x", "y"), score_choices=True),
+        LMRequest(prompt=DEMOS, max_tokens=4, top_logprobs=2),
     ]
 
 
-def answer(response: LMResponse) -> tuple[str, tuple[float, ...] | None]:
-    return response.text, response.choice_logprobs
+Answer = tuple[str, tuple[float, ...] | None, tuple[TokenLogprob, ...] | None]
+
+
+def answer(response: LMResponse) -> Answer:
+    return response.text, response.choice_logprobs, response.logprobs
 
 
 @pytest.mark.model
 def test_answers_are_equal_bit_for_bit_in_any_order(model_file: Path) -> None:
     requests = overlapping()
 
-    async def work(model: LocalModel) -> list[tuple[str, tuple[float, ...] | None]]:
+    async def work(model: LocalModel) -> list[Answer]:
         return [answer(await model.complete(request)) for request in requests]
 
     expected = dict(zip(requests, with_model(work), strict=True))
     rng = random.Random(0)
-    order = rng.choices(requests[:-2], k=10) + requests[-2:]
+    order = rng.choices(requests[:-3], k=12) + requests[-3:]
     rng.shuffle(order)
-    assert [answer(response) for response in ask(*order)] == [expected[request] for request in order]
+
+    async def mixed(model: LocalModel) -> list[Answer]:
+        answers: list[Answer] = []
+        for request in order:
+            left = model.stream(rng.choice(requests[:-3]))
+            await anext(left)
+            if rng.random() < 0.5:
+                await left.aclose()
+            last = (await parts(model, request))[-1].response if rng.random() < 0.5 else await model.complete(request)
+            assert last is not None
+            answers.append(answer(last))
+            await left.aclose()
+        return answers
+
+    assert with_model(mixed) == [expected[request] for request in order]
 
 
 @pytest.mark.model
@@ -253,9 +524,11 @@ def test_a_shared_prefix_is_evaluated_once(model_file: Path) -> None:
 
 
 @pytest.mark.model
-def test_prompt_longer_than_the_window_is_refused_with_numbers(model_file: Path) -> None:
+@pytest.mark.parametrize("stream", [False, True])
+def test_prompt_longer_than_the_window_is_refused_with_numbers(model_file: Path, stream: bool) -> None:
+    request = LMRequest(prompt="x " * 5000)
     with pytest.raises(RequestRejected, match="5001 tokens") as caught:
-        ask(LMRequest(prompt="x " * 5000))
+        with_model(lambda model: parts(model, request) if stream else model.complete(request))
     error = caught.value
     assert (error.code, error.retryable, error.sent) == ("DX7009", False, "yes")
     assert "4096" in str(error)

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -271,6 +272,32 @@ async def _kill_in_flight(model: LocalModel) -> None:
         await call
     assert caught.value.code == "DX7007"
     assert caught.value.retryable
+
+
+@pytest.mark.model
+def test_killed_child_ends_a_stream_with_an_error(model_file: Path) -> None:
+    async def work() -> None:
+        model = open_local(LM("local/smollm2", extra={"ignore_eos": True}))
+        stream = model.stream(LMRequest(prompt="One, two,", max_tokens=4000))
+        waiting = open_local(LM("local/smollm2"))
+        try:
+            assert (await anext(stream)).text
+            call = asyncio.create_task(waiting.complete(ASK))
+            assert model.pid is not None
+            os.kill(model.pid, signal.SIGKILL)
+            with pytest.raises(ServerError, match="SIGKILL") as caught:
+                _ = [part async for part in stream]
+            assert (caught.value.code, caught.value.sent, caught.value.retryable) == ("DX7007", "yes", True)
+            # It was sent to the child that died, or it came later and started another.
+            (other,) = await asyncio.gather(call, return_exceptions=True)
+            assert getattr(other, "code", "DX7007") == "DX7007"
+            assert (await model.complete(replace(ASK, max_tokens=2))).text
+        finally:
+            await stream.aclose()
+            await model.aclose()
+            await waiting.aclose()
+
+    asyncio.run(work())
 
 
 @pytest.mark.model

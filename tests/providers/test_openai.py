@@ -28,7 +28,8 @@ from dspex.errors import (
 from dspex.lm.model import LM
 from dspex.lm.types import Capabilities, LMRequest, LMResponse, Message, Price, Usage
 from dspex.providers import open_model
-from dspex.providers.openai import OpenAIModel, open_openai, strict_schema
+from dspex.providers.openai.chat import OpenAIModel, open_openai
+from dspex.providers.openai.schema import strict_schema
 from dspex.providers.refusals import Redactor, retry_after
 from dspex.testing import Fault, MockServer
 
@@ -121,7 +122,16 @@ def test_a_raw_prompt_goes_to_completions() -> None:
 
 def test_openai_itself_gets_its_own_dialect() -> None:
     asked = Answering(base_url=None)
-    assert asked.model.capabilities == Capabilities(json_schema=True, choices=True)
+    assert asked.model.capabilities == Capabilities(
+        json_schema=True,
+        choices=True,
+        json_mode=True,
+        tools=True,
+        media=("image", "file"),
+        logprobs=True,
+        seed=True,
+        tool_choice=True,
+    )
     schema = {"type": "object", "properties": {"n": {"type": "integer", "default": 3}}}
     asked.ask(LMRequest(messages=CHAT.messages, json_schema=json.dumps(schema)))
     sent = asked.sent[0]
@@ -208,7 +218,9 @@ def test_no_usage_is_none_and_not_zero() -> None:
         ("stop", "stop"),
         ("length", "length"),
         ("content_filter", "content_filter"),
-        ("tool_calls", "unknown"),
+        ("tool_calls", "tool_calls"),
+        ("function_call", "tool_calls"),
+        ("model_length", "length"),
         (None, "unknown"),
     ],
 )
@@ -257,6 +269,9 @@ def test_a_body_that_is_not_json_is_a_response_error(body: bytes) -> None:
     assert (type(error), error.code, error.retryable, error.sent) == (ResponseError, "DX4301", True, "yes")
 
 
+MORE = ["tool_calls", "function", "name", "arguments", "id", "reasoning", "type", "thinking", "code", "delta", "index"]
+
+
 @settings(deadline=None)
 @given(
     st.recursive(
@@ -264,7 +279,7 @@ def test_a_body_that_is_not_json_is_a_response_error(body: bytes) -> None:
         lambda s: (
             st.lists(s)
             | st.dictionaries(
-                st.sampled_from(["choices", "message", "content", "text", "usage", "error", "finish_reason"]), s
+                st.sampled_from(["choices", "message", "content", "text", "usage", "error", "finish_reason", *MORE]), s
             )
         ),
     )
@@ -273,6 +288,14 @@ def test_no_json_body_raises_anything_but_a_coded_error(body: object) -> None:
     asked = Answering(json.dumps(body).encode())
     with contextlib.suppress(LMError):
         asked.ask()
+    streaming = Answering(f"data: {json.dumps(body)}\n\ndata: [DONE]\n\n".encode())
+
+    async def stream() -> None:
+        async for _ in streaming.model.stream(CHAT):
+            pass
+
+    with contextlib.suppress(LMError):
+        asyncio.run(stream())
 
 
 # ----------------------------------------------------------------- refusals
@@ -280,6 +303,7 @@ def test_no_json_body_raises_anything_but_a_coded_error(body: object) -> None:
 STATUSES = [
     (400, RequestRejected, "DX4205", False),
     (401, RequestRejected, "DX4202", False),
+    (402, RequestRejected, "DX4205", False),
     (403, RequestRejected, "DX4203", False),
     (404, RequestRejected, "DX4204", False),
     (422, RequestRejected, "DX4205", False),
@@ -408,6 +432,31 @@ def test_keys_come_from_where_they_should(monkeypatch: pytest.MonkeyPatch) -> No
     assert str(asked.requests[0].url) == "http://gateway.example/v1/chat/completions"
 
 
+def test_a_function_is_asked_for_the_key_of_each_request_and_every_key_is_hidden() -> None:
+    keys = iter(f"sk-canary-number-{i}" for i in range(9))
+    asked = Answering(api_key=lambda: next(keys))
+    asked.ask()
+    asked.ask()
+    sent = [request.headers["authorization"] for request in asked.requests]
+    assert sent == ["Bearer sk-canary-number-1", "Bearer sk-canary-number-2"]
+    echo = {"error": {"message": "known: sk-canary-number-0, sk-canary-number-1, also /sk-canary-number-1/"}}
+    failing = Answering(echo, status=400, api_key=lambda: "sk-canary-number-1")
+    assert "canary" not in str(failing.fail())
+
+
+@pytest.mark.parametrize("region", ["", "eu.", "us."])
+def test_openai_is_known_in_every_region(region: str) -> None:
+    base_url = f"https://{region}api.openai.com/v1"
+    asked = Answering(base_url=base_url)
+    asked.ask()
+    assert asked.model.capabilities.json_schema
+    assert "max_completion_tokens" in asked.sent[0]
+    with pytest.raises(UsageError) as caught:
+        open_model(LM("openai/m", base_url=base_url))
+    assert caught.value.code == "DX8111"
+    assert not Answering(base_url="https://api.openai.com.example/v1").model.capabilities.json_schema
+
+
 def test_a_key_from_a_file_may_end_in_a_line_end_and_others_are_refused_unprinted() -> None:
     asked = Answering(api_key=f"{KEY}\n")
     asked.ask()
@@ -484,7 +533,7 @@ def test_prices() -> None:
 
 def test_a_fingerprint_names_server_and_model_and_no_secret() -> None:
     def fingerprint(**lm: Any) -> str:
-        settings: dict[str, Any] = {"model": "openai/m", "base_url": "http://u:canary@h:1/v1", **lm}
+        settings: dict[str, Any] = {"model": "openai/m", "base_url": "http://h:1/v1", "api_key": "canary", **lm}
         return open_model(LM(**settings)).fingerprint
 
     assert "canary" not in fingerprint()
@@ -495,7 +544,7 @@ def test_a_fingerprint_names_server_and_model_and_no_secret() -> None:
 
 
 def test_an_unknown_provider_lists_the_known_ones() -> None:
-    with pytest.raises(UsageError, match="known: local, openai, replay") as caught:
+    with pytest.raises(UsageError, match=r"known: anthropic, azure, .*, openai, openai-responses, ") as caught:
         open_model(LM("opneai/gpt"))
     assert caught.value.code == "DX8110"
 

@@ -7,6 +7,7 @@ import resource
 import stat
 import subprocess
 import sys
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
@@ -15,23 +16,77 @@ from hypothesis import strategies as st
 
 from dspex.errors import LMError, RequestRejected, ServerError, UsageError
 from dspex.lm.model import LM
-from dspex.lm.types import Capabilities, LMRequest, LMResponse, Message, Price, Usage
+from dspex.lm.types import Capabilities, Delta, LMRequest, LMResponse, Message, Price, Usage
 from dspex.providers import open_model
 from dspex.testing import MockServer, ReplayLM, ScriptedLM, replay
+from tests.wire_types import REQUESTS, RESPONSES
 
 
 def chat(text: str, temperature: float = 0.0, rollout: int = 0) -> LMRequest:
     return LMRequest(messages=(Message("user", text),), temperature=temperature, rollout=rollout)
 
 
-def ask(model: ReplayLM, *requests: LMRequest) -> list[LMResponse]:
+def ask(model: ReplayLM, *requests: LMRequest, streamed: bool = False) -> list[LMResponse]:
+    async def one(request: LMRequest) -> LMResponse:
+        if not streamed:
+            return await model.complete(request)
+        last = [part.response async for part in model.stream(request)][-1]
+        assert last is not None
+        return last
+
     async def work() -> list[LMResponse]:
         try:
-            return [await model.complete(request) for request in requests]
+            return [await one(request) for request in requests]
         finally:
             await model.aclose()
 
     return asyncio.run(work())
+
+
+def parts(model: ReplayLM, request: LMRequest) -> list[Delta]:
+    async def work() -> list[Delta]:
+        try:
+            return [part async for part in model.stream(request)]
+        finally:
+            await model.aclose()
+
+    return asyncio.run(work())
+
+
+class Whole:
+    """A model without streams."""
+
+    name = "whole/model"
+    fingerprint = "whole"
+    capabilities = Capabilities()
+    price = None
+
+    def __init__(self, response: LMResponse) -> None:
+        self.response = response
+
+    async def complete(self, request: LMRequest, /) -> LMResponse:
+        return self.response
+
+    async def aclose(self) -> None: ...
+
+
+class Slow(Whole):
+    """A model whose stream waits behind its first part."""
+
+    def __init__(self, gate: asyncio.Event) -> None:
+        super().__init__(LMResponse("one two"))
+        self.gate = gate
+        self.left = False
+
+    async def stream(self, request: LMRequest, /) -> AsyncGenerator[Delta]:
+        try:
+            yield Delta("one ")
+            await self.gate.wait()
+            yield Delta("two")
+            yield Delta(response=self.response)
+        except GeneratorExit:
+            self.left = True
+            raise
 
 
 def counting() -> ScriptedLM:
@@ -41,43 +96,96 @@ def counting() -> ScriptedLM:
     return lm
 
 
-TEXT = st.text(st.characters(exclude_categories=["Cs"]))
-REQUESTS = st.builds(
-    LMRequest,
-    messages=st.lists(st.builds(Message, st.sampled_from(["system", "user", "assistant"]), TEXT), max_size=3).map(
-        tuple
-    ),
-    prompt=st.none() | TEXT,
-    temperature=st.floats(0, 2),
-    stop=st.lists(TEXT, max_size=2).map(tuple),
-    seed=st.none() | st.integers(0, 2**31),
-    json_schema=st.none() | TEXT,
-    choices=st.lists(TEXT, max_size=3).map(tuple),
-    output_fields=st.lists(TEXT, max_size=2).map(tuple),
-    rollout=st.integers(0, 9),
-)
-RESPONSES = st.builds(
-    LMResponse,
-    text=TEXT,
-    usage=st.none() | st.builds(Usage, *[st.integers(0, 10**9)] * 4),
-    stop=st.sampled_from(["stop", "length", "content_filter", "unknown"]),
-    model=TEXT,
-    choice_logprobs=st.none() | st.lists(st.floats(max_value=0, allow_nan=False), max_size=3).map(tuple),
-)
-
-
 @settings(deadline=None)
-@given(st.dictionaries(REQUESTS, RESPONSES, max_size=4))
+@given(st.dictionaries(REQUESTS, RESPONSES, max_size=4), st.booleans(), st.booleans())
 def test_what_was_recorded_is_replayed_bit_for_bit(
-    tmp_path_factory: pytest.TempPathFactory, answers: dict[LMRequest, LMResponse]
+    tmp_path_factory: pytest.TempPathFactory,
+    answers: dict[LMRequest, LMResponse],
+    recorded_streamed: bool,
+    replayed_streamed: bool,
 ) -> None:
     path = tmp_path_factory.mktemp("replay") / "r.jsonl"
-    recorder = replay(path, ScriptedLM(lambda request: answers[request], fingerprint="f"), mode="record")
-    recorded = ask(recorder, *answers)
+    lm = ScriptedLM(lambda request: answers[request], fingerprint="f")
+    recorded = ask(replay(path, lm, mode="record"), *answers, streamed=recorded_streamed)
     again = replay(path)
-    assert ask(again, *answers) == recorded == list(answers.values())
-    assert [repr(r) for r in ask(again, *answers)] == [repr(r) for r in recorded]
+    replayed = ask(again, *answers, streamed=replayed_streamed)
+    assert replayed == recorded == list(answers.values())
+    assert [repr(r) for r in replayed] == [repr(r) for r in recorded]
+    assert all(r.limits is None for r in replayed)
     assert len(again) == len(answers)
+
+
+@given(RESPONSES)
+def test_a_stream_of_a_recording_is_its_answer_in_parts(
+    tmp_path_factory: pytest.TempPathFactory, response: LMResponse
+) -> None:
+    path = tmp_path_factory.mktemp("replay") / "r.jsonl"
+    ask(replay(path, ScriptedLM(lambda _: response, fingerprint="f"), mode="record"), chat("a"))
+    first, again = (parts(replay(path), chat("a")) for _ in range(2))
+    assert first == again
+    assert "".join(part.text for part in first) == response.text
+    assert "".join(part.reasoning for part in first) == response.reasoning
+    assert [part.response for part in first] == [None] * (len(first) - 1) + [response]
+
+
+def test_a_stream_is_passed_on_while_it_is_recorded(tmp_path: Path) -> None:
+    gate = asyncio.Event()
+
+    async def work() -> None:
+        live = Slow(gate)
+        recorder = replay(tmp_path / "r", live, mode="record")
+        stream = recorder.stream(chat("a"))
+        assert (await anext(stream)).text == "one "
+        assert len(recorder) == 0
+        gate.set()
+        rest = [part async for part in stream]
+        assert [part.text for part in rest] == ["two", ""]
+        # From now on it is the recorded one.
+        assert [part.text async for part in recorder.stream(chat("a"))] == ["one", " two", ""]
+        assert (await recorder.complete(chat("a"))).text == "one two"
+        assert recorder.asked == 1
+        await recorder.aclose()
+
+    asyncio.run(work())
+    assert parts(replay(tmp_path / "r"), chat("a"))[-1].response == LMResponse("one two")
+
+
+def test_a_stream_that_is_left_is_not_recorded(tmp_path: Path) -> None:
+    async def work() -> bool:
+        live = Slow(asyncio.Event())
+        recorder = replay(tmp_path / "r", live, mode="record")
+        stream = recorder.stream(chat("a"))
+        await anext(stream)
+        await stream.aclose()
+        await recorder.aclose()
+        return live.left
+
+    assert asyncio.run(work())
+    assert len(replay(tmp_path / "r")) == 0
+
+
+def test_a_model_without_streams_is_recorded_through_one(tmp_path: Path) -> None:
+    whole = LMResponse("one two")
+    recorded = parts(replay(tmp_path / "r", Whole(whole), mode="record"), chat("a"))
+    assert recorded == parts(replay(tmp_path / "r"), chat("a"))
+    assert recorded[-1].response == whole
+
+
+OLD = """\
+{"dspex_recording":1,"name":"openai/m","fingerprint":"f","capabilities":{"raw_prompt":true,"json_schema":false,\
+"choices":true,"score_choices":false,"context_tokens":99,"parallel":null},"price":{"input":1.0,"output":2.0,"cached":null}}
+{"request":{"messages":[{"role":"user","content":"a"}],"stop":["x"]},"response":{"text":"b","usage":{"input_tokens":1,\
+"output_tokens":2,"cached_tokens":0,"reasoning_tokens":0},"choice_logprobs":[-0.5,-Infinity]}}
+"""
+
+
+def test_recordings_of_before_there_were_tools_and_streams_are_read(tmp_path: Path) -> None:
+    (tmp_path / "r").write_text(OLD)
+    model = replay(tmp_path / "r")
+    assert model.capabilities == Capabilities(raw_prompt=True, choices=True, context_tokens=99)
+    assert model.price == Price(1, 2)
+    (response,) = ask(model, LMRequest((Message("user", "a"),), stop=("x",)))
+    assert response == LMResponse("b", Usage(1, 2), choice_logprobs=(-0.5, float("-inf")))
 
 
 def test_the_recording_stands_in_for_the_model(tmp_path: Path) -> None:

@@ -8,18 +8,26 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
 
-from dspex.errors import OutputError, UsageError
-from dspex.lm.types import FREE, LMRequest, LMResponse, Message, Usage
+from dspex.errors import OutputError, RateLimited, UsageError
+from dspex.lm.types import FREE, Delta, LMRequest, LMResponse, Message, TokenLogprob, ToolCall, ToolSpec, Usage
 from dspex.testing import ScriptedLM
 
 ASK = LMRequest(
     messages=(Message("system", "Be  brief.\n"), Message("user", "Which city is it?")), output_fields=("answer",)
 )
 PICK = LMRequest(prompt="Pick one:", choices=("a", "b", "true"), output_fields=("label",))
+
+
+def streamed(lm: ScriptedLM, request: LMRequest) -> list[Delta]:
+    async def work() -> list[Delta]:
+        return [part async for part in lm.stream(request)]
+
+    return asyncio.run(work())
 
 
 class Label(enum.Enum):
@@ -94,6 +102,87 @@ def test_a_script_that_returns_nothing_is_refused() -> None:
     for script, given in ((nothing, "NoneType"), (number, "int")):
         with pytest.raises(UsageError, match=f"DX4405.*got {given}"):
             asyncio.run(ScriptedLM(cast("Any", script)).complete(ASK))
+
+
+CALL = ToolCall("call_1", "look_up", '{"parcel": 7}')
+
+
+@pytest.mark.parametrize(
+    ("answer", "request_", "texts", "thoughts"),
+    [
+        ("It is  in\nParis ", ASK, ["It", " is", "  in", "\nParis", " "], []),
+        ("", ASK, [], []),
+        ({"answer": "Paris, France"}, ASK, ['{"answer":"Paris,', ' France"}'], []),
+        ({"label": "b"}, PICK, ["b"], []),
+        (
+            LMResponse("", Usage(1, 2), "tool_calls", tool_calls=(CALL,), reasoning="Look it up."),
+            ASK,
+            [],
+            ["Look", " it", " up."],
+        ),
+    ],
+)
+def test_a_stream_comes_a_word_at_a_time(
+    answer: Any, request_: LMRequest, texts: list[str], thoughts: list[str]
+) -> None:
+    lm = ScriptedLM(lambda _: answer)
+    first = streamed(lm, request_)
+    assert lm.calls == 1
+    assert streamed(lm, request_) == first
+    assert [part.text for part in first if part.text] == texts
+    assert [part.reasoning for part in first if part.reasoning] == thoughts
+    assert [part.response for part in first] == [None] * (len(first) - 1) + [ask(answer, request_)]
+
+
+def test_a_stream_may_be_left_and_cancelled_between_its_parts() -> None:
+    async def work() -> list[str]:
+        lm = ScriptedLM(lambda _: "one two three")
+        seen: list[str] = []
+        note = seen.append
+        stream = lm.stream(ASK)
+        seen.append((await anext(stream)).text)
+        await stream.aclose()
+
+        async def read() -> None:
+            async for part in lm.stream(ASK):
+                note(part.text)
+
+        task = asyncio.create_task(read())
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return seen
+
+    assert asyncio.run(work()) == ["one", "one"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_a_script_raises_reaches_the_caller(stream: bool) -> None:
+    failure = RateLimited("DX4207", "too many", retryable=True, sent="yes")
+
+    def script(_: LMRequest) -> str:
+        raise failure
+
+    lm = ScriptedLM(script)
+    with pytest.raises(RateLimited) as caught:
+        streamed(lm, ASK) if stream else asyncio.run(lm.complete(ASK))
+    assert caught.value is failure
+
+
+def test_words_are_tokens_where_their_log_probabilities_are_asked_for() -> None:
+    plain = ask("It is", replace(ASK, top_logprobs=0)).logprobs
+    assert plain == (TokenLogprob("It", 0.0), TokenLogprob(" is", 0.0))
+    beside = ask("It", replace(ASK, top_logprobs=2)).logprobs
+    assert beside == (TokenLogprob("It", 0.0, (("It", 0.0),)),)
+    assert ask("It").logprobs is None
+
+
+def test_a_tool_that_must_be_called_is_called_with_the_answer() -> None:
+    request = replace(ASK, tools=(ToolSpec("give", "", "{}"),), tool_choice="give")
+    response = ask({"answer": "Paris"}, request)
+    assert (response.text, response.stop) == ("", "tool_calls")
+    assert response.tool_calls == (ToolCall("call_0", "give", '{"answer":"Paris"}'),)
 
 
 def test_a_synchronous_script_makes_no_task() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import signal
 import subprocess
 import sys
 
@@ -26,12 +28,14 @@ async def ask():
 
 def run(server: MockServer, script: str) -> str:
     command = [sys.executable, "-X", "dev", "-W", "error", "-c", PRELUDE + script, server.url]
-    # asyncio's debug mode would report slow steps, which say nothing here.
-    environment = {**os.environ, "PYTHONASYNCIODEBUG": "0"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
-    quiet = [line for line in done.stderr.splitlines() if not line.startswith("Executing <")]
-    assert (done.returncode, quiet) == (0, [])
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, quiet(done.stderr)) == (0, [])
     return done.stdout
+
+
+def quiet(errors: str) -> list[str]:
+    """Without what asyncio's debug mode, a part of ``-X dev``, tells of slow steps, which says nothing here."""
+    return [line for line in errors.splitlines() if not line.startswith("Executing <")]
 
 
 def test_asyncio_run_closes_everything_although_nobody_closed_the_model() -> None:
@@ -113,3 +117,75 @@ print(sorted(name for name in ("httpx", "httpx2", "genai_prices", "numpy") if na
     with MockServer() as server:
         assert run(server, script) == "[]\n"
         assert server.connections == 0
+
+
+def test_loops_of_several_threads_use_one_model_at_once() -> None:
+    script = """
+barrier = threading.Barrier(4)
+
+def work():
+    async def several():
+        barrier.wait()
+        return await asyncio.gather(*(ask() for _ in range(8)))
+    answers.append(asyncio.run(several()))
+
+answers = []
+threads = [threading.Thread(target=work) for _ in range(4)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(sum(map(len, answers)))
+"""
+    with MockServer() as server:
+        assert run(server, script) == "32\n"
+        assert server.wait_until(lambda s: s.open == 0)
+        assert len(server.requests) == 32
+
+
+def test_an_interrupt_with_many_calls_in_flight_leaves_nothing() -> None:
+    script = """
+from dspex.providers.openai.chat import open_openai
+
+model = open_openai(LM("openai/mock", base_url=sys.argv[1], concurrency=512))
+
+async def flight():
+    await asyncio.gather(*(model.complete(request) for _ in range(512)))
+
+try:
+    asyncio.run(flight())
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    with MockServer(faults=[Fault("hang")]) as server:
+        command = [sys.executable, "-X", "dev", "-W", "error", "-c", PRELUDE + script, server.url]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
+            assert server.wait_until(lambda s: len(s.requests) == 512, 60)
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=60)
+        assert (process.returncode, out, quiet(err)) == (0, "interrupted\n", [])
+        assert server.wait_until(lambda s: s.open == 0)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("uvloop") is None, reason="uvloop is optional")
+def test_uvloop_serves_as_well() -> None:
+    script = """
+import uvloop
+
+async def work():
+    print(await ask())
+    task = asyncio.create_task(ask())
+    sys.stdin.readline()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    runner.run(work())
+"""
+    with MockServer(faults=[Fault("hang", at=1)]) as server:
+        pipe = subprocess.PIPE
+        command = [sys.executable, "-X", "dev", "-W", "error", "-c", PRELUDE + script, server.url]
+        with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+            out, err = process.communicate("\n", timeout=60)
+        assert (process.returncode, quiet(err)) == (0, [])
+        assert out.startswith("answer")
+        assert server.wait_until(lambda s: s.open == 0)

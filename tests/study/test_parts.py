@@ -21,6 +21,7 @@ from dspex.lm.types import LMResponse, Usage
 from dspex.program.demos import Demo, DemoSet
 from dspex.stores.codec import response_to_json
 from dspex.stores.memory import MemoryEventStore
+from dspex.study.bracket import entrants_for, race_cost
 from dspex.study.calibration import fitted_prior, label_shares
 from dspex.study.journal import StudyJournal, StudyLog
 from dspex.study.ledger import Caps, Ledger
@@ -28,7 +29,6 @@ from dspex.study.plan import make_plan
 from dspex.study.report import Prompt, Report
 from dspex.study.resume import History, compare
 from dspex.study.schedule import Admission, in_order
-from dspex.study.search import entrants_for, race_cost
 from dspex.study.stop import StopToken
 from dspex.study.strategy import ModuleNames, Seeds, is_zero_shot
 from dspex.telemetry.events import Json, StudyCreated
@@ -51,7 +51,7 @@ def test_results_come_in_the_order_of_the_jobs_and_within_the_width(count: int, 
         return job * 2
 
     async def main() -> list[tuple[int, int]]:
-        return [pair async for pair in in_order(range(count), run, width=width, admit=lambda _: "start")]
+        return [pair async for pair in in_order(range(count), run, width=lambda: width, admit=lambda _: "start")]
 
     assert asyncio.run(main()) == [(job, job * 2) for job in range(count)]
     assert started == list(range(count))
@@ -68,7 +68,7 @@ async def test_schedule_waits_for_a_result_and_stops_when_nothing_is_under_way()
         await asyncio.sleep(0)
         return job
 
-    async for job, _ in in_order(range(4), run, width=2, admit=admit):
+    async for job, _ in in_order(range(4), run, width=lambda: 2, admit=admit):
         taken.append(job)
     assert taken == [0, 1]
 
@@ -86,7 +86,7 @@ async def test_schedule_cancels_what_runs_when_a_job_fails() -> None:
             raise
 
     with pytest.raises(ValueError, match="first"):
-        async for _ in in_order(range(4), run, width=3, admit=lambda _: "start"):
+        async for _ in in_order(range(4), run, width=lambda: 3, admit=lambda _: "start"):
             pass
     assert cancelled == [1, 2]
 

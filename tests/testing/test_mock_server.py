@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -17,12 +15,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dspex.testing import Fault, MockRequest, MockServer, ServerProcess, choose_fields, default_answer
-from dspex.testing.mock_protocol import read_plan
+from dspex.testing import Fault, MockRequest, MockServer, choose_fields, default_answer
+from dspex.testing.faults import read_plan
+from dspex.testing.routes import route
 
 
 def post(url: str, body: object, path: str = "/chat/completions", **headers: str) -> tuple[int, dict[str, Any], Any]:
-    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    """(status, JSON body, headers) of an answer; a body of None makes it a GET."""
+    data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
     request = urllib.request.Request(url + path, data, {"Content-Type": "application/json", **headers})
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
@@ -48,8 +48,8 @@ def test_answers_are_a_function_of_the_request() -> None:
 def test_raw_prompts_models_and_unknown_paths() -> None:
     with MockServer(lambda request: request.text.upper()) as server:
         assert post(server.url, {"model": "m", "prompt": "ab"}, "/completions")[1]["choices"][0]["text"] == "AB"
-        assert post(server.url, {}, "/models")[1]["data"][0]["id"] == "mock"
-        assert post(server.url, {"x": 1}, "/embeddings")[0] == 404
+        assert post(server.url, None, "/models")[1]["data"][0]["id"] == "mock"
+        assert post(server.url, {"x": 1}, "/elsewhere")[0] == 404
         assert post(server.url, b"not json")[0] == 400
 
 
@@ -75,7 +75,8 @@ SCHEMAS: dict[str, tuple[dict[str, Any], Callable[[Any], bool]]] = {
 def test_default_answers_fit_the_schema(name: str, digest: bytes) -> None:
     schema, fits = SCHEMAS[name]
     body = {"response_format": {"type": "json_schema", "json_schema": {"schema": schema}}}
-    answer = default_answer(MockRequest(0, 0, digest.hex(), "/v1/chat/completions", {}, body))
+    path = "/v1/chat/completions"
+    answer = default_answer(MockRequest(0, 0, digest.hex(), path, {}, body, route("POST", path)))
     assert fits(json.loads(answer) if isinstance(answer, str) else answer)
 
 
@@ -136,44 +137,10 @@ def test_stopping_cuts_what_hangs() -> None:
     server.stop()
 
 
-def test_a_process_of_its_own_keeps_a_ledger(tmp_path: Path) -> None:
-    faults = [Fault("status", status=500, at=1)]
-    with ServerProcess(fields={"label": ["a"]}, faults=faults, ledger=tmp_path / "ledger.jsonl") as server:
-        answered = ask(server.url, "one")[1]
-        assert json.loads(answered["choices"][0]["message"]["content"]) == {"label": "a"}
-        assert ask(server.url, "two")[0] == 500
-        ledger = server.ledger()
-    assert [(entry["event"], entry["number"]) for entry in ledger] == [
-        ("received", 0),
-        ("answered", 0),
-        ("received", 1),
-        ("answered", 1),
-    ]
-    assert ledger[0]["body"]["messages"][0]["content"] == "one"
-    assert [entry["status"] for entry in ledger if entry["event"] == "answered"] == [200, 500]
-    assert ledger[1]["input_tokens"] == 1
-
-
 def test_the_ledger_never_holds_a_key(tmp_path: Path) -> None:
     with MockServer(ledger=tmp_path / "l") as server:
         post(server.url, {"model": "m", "messages": []}, Authorization="Bearer canary")
     assert "canary" not in (tmp_path / "l").read_text()
-
-
-def test_the_process_ends_with_the_one_that_started_it(tmp_path: Path) -> None:
-    script = """
-import os, signal, sys
-from dspex.testing import ServerProcess
-server = ServerProcess().__enter__()
-print(server.url, flush=True)
-os.kill(os.getpid(), signal.SIGKILL)
-"""
-    # Standard output is inherited by nobody but the two, so it ends when both have ended.
-    done = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, timeout=60, check=False)
-    assert done.returncode == -9
-    port = int(done.stdout.strip().rsplit(":", 1)[1][:-3])
-    with ServerProcess(port=port) as again:
-        assert again.url.endswith(f":{port}/v1")
 
 
 def test_plans_are_read_from_json() -> None:

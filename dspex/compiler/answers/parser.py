@@ -10,12 +10,13 @@ from typing import cast
 from pydantic import ValidationError
 from pydantic_core import from_json, to_json
 
+from dspex.compiler.answers.lenient import json_object, json_value, unfenced
+from dspex.compiler.answers.partial import BareReader, LabelReader, ObjectReader, PartialReader
 from dspex.compiler.answers.shape import OutputShape, field_choices, plain_annotation
 from dspex.errors import OutputError
 from dspex.lm.types import LMResponse
 from dspex.program.schema import Schema
 
-_FENCE = re.compile(r"```[A-Za-z]*[ \t]*\n?(.*?)```", re.DOTALL)
 _SHOWN = 200
 _WRAPPING = " \t\r\n\"'`*_.,;:!()[]“”‘’"
 
@@ -25,12 +26,16 @@ class AnswerParser:
 
     Args:
         shape: What an answer looks like.
-        labels: For the completion format, the label of each answer field; else empty.
+        labels: Where answers are written line by line, the label of each answer field; else empty.
+        continued: Whether the prompt ended with the first label, so that answers begin behind it.
         where: The module's path, for errors.
     """
 
-    def __init__(self, shape: OutputShape, *, labels: tuple[str, ...] = (), where: str = "") -> None:
+    def __init__(
+        self, shape: OutputShape, *, labels: tuple[str, ...] = (), continued: bool = True, where: str = ""
+    ) -> None:
         self._shape = shape
+        self._continued = continued
         self._where = where
         # Schemas build their validator at their first use; what is kept here has to be the real one.
         shape.output.model_rebuild()
@@ -50,20 +55,43 @@ class AnswerParser:
         self._labels = dict(zip((label.casefold() for label in labels), shape.answer_fields, strict=False))
         self._label_line = (
             re.compile(
-                "^(" + "|".join(re.escape(label) for label in labels) + r"):[ \t]*", re.IGNORECASE | re.MULTILINE
+                r"^(?:#+[ \t]*|\*+|_+)?(" + "|".join(map(re.escape, labels)) + r")[*_]*:[*_]*[ \t]*",
+                re.IGNORECASE | re.MULTILINE,
             )
             if labels
             else None
         )
 
+    def partial(self) -> PartialReader:
+        """Reads one answer while it is written."""
+        shape = self._shape
+        if self._single is not None and shape.bare:
+            return BareReader(self._single, text=self._single in self._texts)
+        if self._label_line is not None:
+            return LabelReader(self._label_line, self._labels, self._texts, continued=self._continued)
+        return ObjectReader(shape.answer_fields)
+
     def parse(self, response: LMResponse) -> tuple[Schema, str | None]:
         """The validated output and the reasoning, where the answer has one.
 
         Raises:
-            OutputError: DX4601 when the text does not fit the output schema, DX4602 when it ends too early.
+            OutputError: DX4601 when the text does not fit the output schema, DX4602 when it ends too early, DX4606
+                when a filter of the provider ended it.
         """
         shape, text = self._shape, response.text
+        if response.stop == "content_filter":
+            raise OutputError(
+                "DX4606",
+                f"the provider's content filter ended the answer: {_shown(text)}",
+                where=self._where or None,
+                fix="change the input or the instruction, or ask the provider for another policy",
+                sent="yes",
+            )
         try:
+            if response.tool_calls:
+                if len(response.tool_calls) > 1:
+                    raise _Unreadable(f"it is given {len(response.tool_calls)} times")
+                text = answer_text(response)
             if shape.choices:
                 known = self._chosen.get(text)
                 if known is not None:
@@ -71,7 +99,7 @@ class AnswerParser:
                 return self._choice(text), None
             if shape.bare:
                 return self._bare(text), None
-            return self._record(text)
+            return self._record(text, response.stop == "length")
         except (ValueError, _Unreadable) as error:
             if response.stop == "length":
                 raise OutputError(
@@ -110,7 +138,7 @@ class AnswerParser:
         choices = self._shape.choices
         if text in choices:
             return text
-        text = _unfenced(text).strip()
+        text = unfenced(text).strip()
         if text in choices:
             return text
         bare = text.strip(_WRAPPING)
@@ -149,7 +177,7 @@ class AnswerParser:
             if not stripped:
                 raise _Unreadable("it is empty")
             return self._validator.validate_python({name: stripped})
-        inner = _unfenced(stripped).strip()
+        inner = unfenced(stripped).strip()
         prefix = f"{name}:"
         if inner.casefold().startswith(prefix.casefold()):
             inner = inner[len(prefix) :].strip()
@@ -159,21 +187,22 @@ class AnswerParser:
             # Not JSON, or JSON of another type ("1e3" for a text): the words themselves may fit.
             return self._validator.validate_json(to_json({name: inner.strip(_WRAPPING) or inner}))
 
-    def _record(self, text: str) -> tuple[Schema, str | None]:
-        if not self._shape.reasoning:
+    def _record(self, text: str, cut: bool) -> tuple[Schema, str | None]:
+        if not (self._shape.reasoning or self._label_line):
             try:
                 return self._validator.validate_json(text), None
             except ValidationError as error:
                 if error.errors(include_url=False, include_input=False)[0]["type"] != "json_invalid":
-                    inner = self._field_alone(text)
+                    inner = self._field_alone(text, cut)
                     if inner is None:
                         raise
                     return inner, None
-        fields = _json_object(text)
+        # Where labels are asked for, a value may hold an object, and so they go first.
+        fields = self._labelled(text, cut) if self._label_line else None
         if fields is None:
-            fields = self._labelled(text)
+            fields = json_object(text, self._shape.answer_fields, whole=cut)
         if fields is None:
-            inner = self._field_alone(text)
+            inner = self._field_alone(text, cut)
             if inner is None:
                 raise _Unreadable(f"it holds no JSON object with the fields {', '.join(self._shape.answer_fields)}")
             return inner, None
@@ -184,18 +213,18 @@ class AnswerParser:
             reasoning = given if given is None or isinstance(given, str) else json.dumps(given, ensure_ascii=False)
         return self._validator.validate_json(to_json(fields)), reasoning
 
-    def _field_alone(self, text: str) -> Schema | None:
+    def _field_alone(self, text: str, cut: bool) -> Schema | None:
         """A single JSON field (a list, a record) that the model gave without the object around it."""
         if self._single is None or self._shape.reasoning:
             return None
         try:
-            return self._validator.validate_json(to_json({self._single: from_json(_unfenced(text).strip())}))
+            return self._validator.validate_json(to_json({self._single: json_value(text.strip(), whole=cut)}))
         except ValueError:
             return None
 
     def _field_of_object(self, text: str) -> object:
         name = cast(str, self._single)
-        fields = _json_object(text)
+        fields = _object_alone(text) if self._shape.text else json_object(text, (name,), whole=True)
         if fields is None or name not in fields:
             return _MISSING
         # Models like to say why, asked or not; any other field means that another record was answered.
@@ -203,33 +232,41 @@ class AnswerParser:
             raise _Unreadable(f"it holds {', '.join(others)} beside {name}")
         return fields[name]
 
-    def _labelled(self, text: str) -> dict[str, object] | None:
-        """Fields of the completion format: ``Label: value`` lines; the first label may be missing."""
+    def _labelled(self, text: str, cut: bool) -> dict[str, object] | None:
+        """Fields of ``Label: value`` lines; the first label may be missing. None where no line has a label."""
         if self._label_line is None:
             return None
         order = self._shape.answer_fields
         found: dict[str, object] = {}
         marks = list(self._label_line.finditer(text))
         first = text[: marks[0].start()] if marks else text
-        if first.strip():
+        if first.strip() and (self._continued or not any(self._named(mark) == order[0] for mark in marks)):
+            if not marks and json_object(text, order, whole=cut) is not None:
+                return None
             found[order[0]] = _plain(first)
         for index, mark in enumerate(marks):
             end = marks[index + 1].start() if index + 1 < len(marks) else len(text)
-            name = self._labels[mark[1].casefold()]
-            if name not in found:
-                found[name] = _plain(text[mark.end() : end])
+            found.setdefault(self._named(mark), _plain(text[mark.end() : end]))
         if not found:
             return None
-        return {name: self._typed(name, cast(str, value)) for name, value in found.items()}
+        return {name: self._typed(name, cast(str, value), cut) for name, value in found.items()}
 
-    def _typed(self, name: str, value: str) -> object:
+    def _named(self, mark: re.Match[str]) -> str:
+        return self._labels[mark[1].casefold()]
+
+    def _typed(self, name: str, value: str, cut: bool) -> object:
         """Text of one labelled field as the JSON value that it stands for."""
         if name in self._texts:
             return value
         try:
-            return from_json(value)
+            return json_value(value, whole=cut)
         except ValueError:
             return value
+
+
+def answer_text(response: LMResponse) -> str:
+    """What is to be read of a response: its text, or the arguments of the tool call that holds the answer."""
+    return response.tool_calls[0].arguments if response.tool_calls else response.text
 
 
 class _Unreadable(Exception):
@@ -249,37 +286,21 @@ def _choice_of(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _unfenced(text: str) -> str:
-    if "```" not in text:
-        return text
-    fence = _FENCE.search(text)
-    return fence[1] if fence else text
+def _object_alone(text: str) -> dict[str, object] | None:
+    """The JSON object that is all of `text`: one that stands inside of a text belongs to the text."""
+    try:
+        value = json_value(text, whole=True)
+    except ValueError:
+        return None
+    return cast("dict[str, object]", value) if isinstance(value, dict) else None
 
 
 def _plain(text: str) -> str:
-    """A labelled value without the indentation that marks its continuation lines."""
-    return "\n".join(line[2:] if line.startswith("  ") else line for line in text.strip().split("\n"))
-
-
-def _json_object(text: str) -> dict[str, object] | None:
-    """The JSON object that `text` is, fences, or holds; None when there is none."""
-    for candidate in (text, _unfenced(text)):
-        try:
-            value: object = from_json(candidate)
-        except ValueError:
-            continue
-        return cast("dict[str, object]", value) if isinstance(value, dict) else None
-    decoder = json.JSONDecoder()
-    at = text.find("{")
-    tries = 0
-    while at != -1 and tries < 50:
-        try:
-            value = decoder.raw_decode(text, at)[0]
-        except (ValueError, RecursionError):
-            at, tries = text.find("{", at + 1), tries + 1
-            continue
-        return cast("dict[str, object]", value)
-    return None
+    """A labelled value without the indentation that marks its continuation lines, where all of them have it."""
+    first, *rest = text.strip().split("\n")
+    if all(line.startswith("  ") or not line.strip() for line in rest):
+        rest = [line[2:] for line in rest]
+    return "\n".join([first, *rest])
 
 
 def _reason(error: ValueError | _Unreadable) -> str:

@@ -39,13 +39,13 @@ class OutputShape:
     values: tuple[object, ...]
 
     @classmethod
-    def of(cls, output: type[Schema], *, reasoning: bool) -> OutputShape:
-        """Derive the shape of `output`'s answers."""
+    def of(cls, output: type[Schema], *, reasoning: bool, record: bool = False) -> OutputShape:
+        """Derive the shape of `output`'s answers; with `record`, a single scalar has its field around it too."""
         fields = output.model_fields
         names = tuple(fields)
         bare = text = False
         pairs: tuple[tuple[str, object], ...] = ()
-        if len(names) == 1 and not reasoning:
+        if len(names) == 1 and not (reasoning or record):
             annotation = plain_annotation(fields[names[0]].annotation)
             pairs = field_choices(output, names[0])
             text = annotation is str and not pairs
@@ -57,8 +57,8 @@ class OutputShape:
         """The fields of an answer in order, the reasoning first where there is one."""
         return ("reasoning", *self.names) if self.reasoning else self.names
 
-    def describe(self) -> str:
-        """The sentence that tells a model what to answer with."""
+    def describe(self, labels: tuple[str, ...] = ()) -> str:
+        """The sentence that tells a model what to answer with; `labels` are those of a record written line by line."""
         fields = self.output.model_fields
         if self.bare:
             name = self.names[0]
@@ -69,13 +69,16 @@ class OutputShape:
             if self.text:
                 return f"Answer with the {label}{about} only."
             return f"Answer with the {label}{about} only, {_type_words(self.output, name)}."
-        parts: list[str] = []
+        words: list[str] = []
         if self.reasoning:
-            parts.append('"reasoning" (text: think step by step)')
+            words.append("(text: think step by step)")
         for name in self.names:
-            words = _type_words(self.output, name)
             about = f": {fields[name].description}" if fields[name].description else ""
-            parts.append(f'"{name}" ({words}{about})')
+            words.append(f"({_type_words(self.output, name)}{about})")
+        if labels:
+            lines = [f"{label}: {what}" for label, what in zip(labels, words, strict=True)]
+            return "\n".join(["Answer in this form, each field after its label and nothing else:", *lines])
+        parts = [f'"{name}" {what}' for name, what in zip(self.answer_fields, words, strict=True)]
         return f"Answer with one JSON object with the fields {', '.join(parts)}, in this order."
 
     def json_schema(self) -> str:

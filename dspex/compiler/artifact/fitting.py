@@ -42,6 +42,8 @@ _SETTINGS: Final = frozenset(
         "scoring",
         "lm",
         "prior",
+        "answers",
+        "repairs",
         "reasoning",
     }
 )

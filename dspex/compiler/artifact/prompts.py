@@ -27,7 +27,7 @@ __all__ = [
     "shown_demos",
 ]
 
-_EVERYTHING = Capabilities(raw_prompt=True, json_schema=True, choices=True, score_choices=True)
+_EVERYTHING = Capabilities(raw_prompt=True, json_schema=True, choices=True, score_choices=True, tools=True)
 _SHOWN = 3
 _INSTRUCTION = re.compile(r"^## Instruction\n\n(`{4,})text\n(.*?)^\1$", re.MULTILINE | re.DOTALL)
 
@@ -101,6 +101,8 @@ def prompt_markdown(compiled: Compiled[Any, Any], module: str) -> str:
         "output": settings.output.__name__,
         "format": settings.format,
         "scoring": settings.scoring,
+        "answers": settings.answers,
+        "repairs": settings.repairs,
         "temperature": settings.temperature,
         "max_tokens": settings.max_tokens,
         "reasoning": settings.reasoning,

@@ -39,7 +39,7 @@ from dspex.program.schema import Schema
 
 __all__ = ["EVERYTHING", "CallSize", "Model", "model_of", "size_call", "static_tokens"]
 
-EVERYTHING: Final = Capabilities(raw_prompt=True, json_schema=True, choices=True, score_choices=True)
+EVERYTHING: Final = Capabilities(raw_prompt=True, json_schema=True, choices=True, score_choices=True, tools=True)
 """What a model that is not known is taken to be able to do, so that every prompt can be shown."""
 
 _COMPLAINT = 60.0
@@ -174,10 +174,11 @@ def _rounds(sized: _Sizing, request: LMRequest, prompt: Amount, answer: Amount) 
     shape = sized.prepared.shape
     if request.choices or (shape.text and not _restricted(shape.output, shape.names[0])):
         return ONE, prompt, answer
-    # An answer that does not fit is shown to the model once more.
-    repair = Amount(0.0, 1.0, 0.0)
-    again = prompt + answer + Amount(0.0, _COMPLAINT, _COMPLAINT)
-    return ONE + repair, prompt + again.times(repair), answer + answer.times(repair)
+    # An answer that does not fit is shown to the model, with those before it.
+    most = float(sized.settings.repairs)
+    repairs, shown = Amount(0.0, most, 0.0), Amount(0.0, most * (most + 1.0) / 2.0, 0.0)
+    complaints = (answer + Amount(0.0, _COMPLAINT, _COMPLAINT)).times(shown)
+    return ONE + repairs, prompt + prompt.times(repairs) + complaints, answer + answer.times(repairs)
 
 
 def _restricted(schema: type[Schema], name: str) -> bool:

@@ -5,7 +5,7 @@ No value is ever read as a template, so braces or percent signs in a user's text
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 from dspex.compiler.answers.shape import OutputShape, choice_text
@@ -42,15 +42,23 @@ class Layout(Protocol):
 
 
 class ChatLayout:
-    """System turn = instruction and answer form; each demonstration a user and an assistant turn; then the input."""
+    """System turn = instruction and answer form; each demonstration a user and an assistant turn; then the input.
 
-    labels: tuple[str, ...] = ()
+    Args:
+        instruction: The task.
+        inputs: Names of the input fields.
+        shape: What an answer looks like.
+        labelled: Whether a record is written as ``Label: value`` lines rather than as a JSON object.
+    """
+
     stop: tuple[str, ...] = ()
 
-    def __init__(self, instruction: str, inputs: tuple[str, ...], shape: OutputShape) -> None:
+    def __init__(self, instruction: str, inputs: tuple[str, ...], shape: OutputShape, *, labelled: bool) -> None:
         self._inputs = inputs
         self._shape = shape
-        self._system = Message("system", f"{instruction}\n\n{shape.describe()}" if instruction else shape.describe())
+        self.labels: tuple[str, ...] = tuple(map(title, shape.answer_fields)) if labelled and not shape.bare else ()
+        self._form = shape.describe(self.labels)
+        self._system = Message("system", f"{instruction}\n\n{self._form}" if instruction else self._form)
 
     def prefix(self, demos: Sequence[Demo]) -> Filled:
         turns = [self._system]
@@ -63,7 +71,7 @@ class ChatLayout:
         return (*prefix[0], Message("user", self._user(texts))), None
 
     def repair(self, filled: Filled, answer: str, complaint: str) -> Filled:
-        asked = Message("user", f"{complaint} {self._shape.describe()}")
+        asked = Message("user", f"{complaint} {self._form}")
         return (*filled[0], Message("assistant", answer), asked), None
 
     def _user(self, texts: Sequence[str]) -> str:
@@ -76,6 +84,8 @@ class ChatLayout:
         if shape.bare:
             value = demo.output[shape.names[0]]
             return choice_text(value) if shape.choices else value_text(value)
+        if self.labels:
+            return "\n".join(f"{label}: {block_text(text)}" for label, text in _answer_texts(demo, shape, self.labels))
         fields: dict[str, object] = {}
         if shape.reasoning and demo.reasoning is not None:
             fields["reasoning"] = demo.reasoning
@@ -121,14 +131,16 @@ class CompletionLayout:
         shape = self._shape
         if shape.choices:
             return [f"{self._outputs[0]}: {choice_text(demo.output[shape.names[0]])}"]
-        lines: list[str] = []
-        for name, label in zip(shape.answer_fields, self._outputs, strict=True):
-            value = demo.reasoning if shape.reasoning and name == "reasoning" else demo.output.get(name)
-            if value is None and name not in demo.output:
-                continue
-            text = value_text(value)
-            lines.append(f"{label}: {line_text(text) if self._single else block_text(text)}")
-        return lines
+        brief = line_text if self._single else block_text
+        return [f"{label}: {brief(text)}" for label, text in _answer_texts(demo, shape, self._outputs)]
+
+
+def _answer_texts(demo: Demo, shape: OutputShape, labels: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """Label and text of each field that the demonstration's answer has."""
+    for name, label in zip(shape.answer_fields, labels, strict=True):
+        value = demo.reasoning if shape.reasoning and name == "reasoning" else demo.output.get(name)
+        if value is not None or name in demo.output:
+            yield label, value_text(value)
 
 
 def _demo_texts(fields: Mapping[str, object], names: tuple[str, ...]) -> list[str]:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from dspex.compiler.answers.parser import AnswerParser
+from dspex.compiler.answers.parser import AnswerParser, answer_text
+from dspex.compiler.answers.partial import PartialReader
 from dspex.compiler.answers.shape import OutputShape
 from dspex.compiler.render.layouts import ChatLayout, CompletionLayout, Filled, Layout
 from dspex.compiler.render.values import value_text
 from dspex.errors import LMError, OutputError
-from dspex.lm.types import Capabilities, LMRequest, LMResponse, Message
+from dspex.lm.types import Capabilities, LMRequest, LMResponse, Message, ToolSpec
 from dspex.program.demos import Demo, DemoSet
 from dspex.program.schema import Schema, secret_fields
 
 if TYPE_CHECKING:
-    from dspex.program.modules import ModuleSettings
+    from dspex.program.modules import Answers, ModuleSettings
+
+Means = Literal["choices", "schema", "json", "tool", "words"]
+
+ANSWER_TOOL = "answer"
+"""Name of the tool whose arguments are the answer."""
 
 CONTENT_FREE = "N/A"
 """What stands for every input in the prompt that measures a prompt's own bias.
@@ -23,7 +30,8 @@ CONTENT_FREE = "N/A"
 Source: Zhao et al., "Calibrate Before Use" (ICML 2021), §5.
 """
 
-_SPARE_TOKENS = 4
+_SPARE_TOKENS = 24
+"""For the end of an answer, and for the JSON object around a choice where a server enforces objects alone."""
 
 _SEED = 0
 """Sampling is seeded, so that an answer is a function of request and rollout; providers add the rollout."""
@@ -39,6 +47,8 @@ class _Form:
     json_schema: str | None
     choices: tuple[str, ...]
     score: bool
+    json_mode: bool
+    tools: tuple[ToolSpec, ...]
 
 
 class PreparedModule:
@@ -52,16 +62,22 @@ class PreparedModule:
 
     def __init__(self, settings: ModuleSettings[Any, Any]) -> None:
         self.settings = settings
-        self.shape = OutputShape.of(settings.output, reasoning=settings.reasoning)
         self.calibrated = settings.scoring == "calibrated"
         self._scores = settings.scoring in ("logprob", "calibrated")
+        self._completion = settings.format == "completion"
+        # In a raw prompt answers go on with its labels, and scores are those of the bare choices.
+        self._answers = "auto" if self._scores or self._completion else settings.answers
+        self.shape = _shape(settings, self._answers)
         secret = secret_fields(settings.input)
         self._inputs = tuple(name for name in settings.input.model_fields if name not in secret)
-        self._completion = settings.format == "completion"
-        self._layout: Layout = (CompletionLayout if self._completion else ChatLayout)(
-            settings.instruction, self._inputs, self.shape
+        self._layout: Layout = (
+            CompletionLayout(settings.instruction, self._inputs, self.shape)
+            if self._completion
+            else ChatLayout(settings.instruction, self._inputs, self.shape, labelled=self._answers == "labels")
         )
-        self._parser = AnswerParser(self.shape, labels=self._layout.labels, where=settings.path)
+        self._parser = AnswerParser(
+            self.shape, labels=self._layout.labels, continued=self._completion, where=settings.path
+        )
         source = settings.demos
         self._prefix: Filled | None = (
             self._layout.prefix(self._last(source.demos)) if isinstance(source, DemoSet) else None
@@ -82,7 +98,8 @@ class PreparedModule:
             capabilities: What the model can do; decides what constrains the answer. None: nothing.
 
         Raises:
-            LMError: DX4603, when the module scores choices and the model cannot.
+            LMError: DX4603, when the module scores choices and the model cannot; DX4605, when the model cannot
+                enforce the form of the answer that the module wants.
         """
         values = x.__dict__
         texts = [value if type(value := values[name]) is str else value_text(value) for name in self._inputs]
@@ -100,8 +117,13 @@ class PreparedModule:
             # A raw prompt sent as one chat turn, for a model that has chat only.
             filled = self._layout.repair(((), request.messages[-1].content), response.text, complaint)
             return replace(request, messages=(Message("user", filled[1] or ""),))
-        messages, prompt = self._layout.repair((request.messages, request.prompt), response.text, complaint)
+        said = answer_text(response)
+        messages, prompt = self._layout.repair((request.messages, request.prompt), said, complaint)
         return replace(request, messages=messages, prompt=prompt)
+
+    def partial(self) -> PartialReader:
+        """Reads one answer while it is written."""
+        return self._parser.partial()
 
     def parse(self, x: Schema, response: LMResponse) -> tuple[Schema, str | None]:
         """The validated output and the reasoning in `response`, which answers `x`.
@@ -165,6 +187,9 @@ class PreparedModule:
             form.score,
             self.shape.answer_fields,
             rollout,
+            form.json_mode,
+            tools=form.tools,
+            tool_choice=ANSWER_TOOL if form.tools else "auto",
         )
 
     def _form_for(self, capabilities: Capabilities) -> _Form:
@@ -178,17 +203,57 @@ class PreparedModule:
                 where=settings.path,
                 fix='use scoring="generate", or a model that gives log-probabilities, such as local/smollm2',
             )
-        choices = shape.choices if self._scores or capabilities.choices else ()
-        json_schema = None
-        if not choices and capabilities.json_schema and not self._completion and not shape.text:
-            json_schema = shape.json_schema()
+        means = "choices" if self._scores else self._means(capabilities)
+        choices = shape.choices if means == "choices" else ()
+        schema = shape.json_schema() if means in ("schema", "tool") else None
         max_tokens = settings.max_tokens
-        if choices:
-            # A token is at least one byte, so this never cuts a choice, and reserves no more than it can cost.
-            max_tokens = min(max_tokens, max(len(choice.encode()) for choice in choices) + _SPARE_TOKENS)
-        stop = () if choices else self._layout.stop
-        raw = self._completion and capabilities.raw_prompt
-        return _Form(raw, max_tokens, stop, json_schema, choices, self._scores)
+        if choices and not capabilities.reasoning:
+            # A token is at least one byte of the longest spelling, so this never cuts a choice, and reserves little
+            # more than it can cost. A model that reasons does so within the same bound.
+            max_tokens = min(max_tokens, max(len(json.dumps(choice)) for choice in choices) + _SPARE_TOKENS)
+        return _Form(
+            raw=self._completion and capabilities.raw_prompt,
+            max_tokens=max_tokens,
+            stop=() if choices else self._layout.stop,
+            json_schema=schema if means == "schema" else None,
+            choices=choices,
+            score=self._scores,
+            json_mode=means == "json",
+            tools=(ToolSpec(ANSWER_TOOL, "Gives the answer.", schema),) if schema and means == "tool" else (),
+        )
+
+    def _means(self, capabilities: Capabilities) -> Means:
+        """What keeps the answer in form, of what the module allows and the model has: the strictest.
+
+        JSON mode goes before a tool: hidden reasoning and streams go together with it everywhere.
+        """
+        wanted, shape = self._answers, self.shape
+        if wanted in ("auto", "schema"):
+            if shape.choices and capabilities.choices:
+                return "choices"
+            if capabilities.json_schema and not (self._completion or shape.text):
+                return "schema"
+        prose = self._completion or shape.bare
+        if wanted == "json" or (wanted == "auto" and not prose and capabilities.json_mode):
+            return "json" if capabilities.json_mode else "words"
+        if capabilities.tools and (wanted == "tool" or (wanted == "auto" and not prose and capabilities.tool_choice)):
+            return "tool"
+        if wanted in ("schema", "tool"):
+            raise LMError(
+                "DX4605",
+                f"{self.settings.path} has answers={wanted!r}, and the model "
+                + ("enforces no schema" if wanted == "schema" else "calls no tools"),
+                where=self.settings.path,
+                fix='use answers="auto", or another model; LM(capabilities=...) says what a server of your own can do',
+            )
+        return "words"
+
+
+def _shape(settings: ModuleSettings[Any, Any], answers: Answers) -> OutputShape:
+    """What an answer looks like: asked for as JSON, one value has its field around it."""
+    shape = OutputShape.of(settings.output, reasoning=settings.reasoning)
+    alone = shape.bare and (answers in ("tool", "json") or (answers == "schema" and not shape.choices))
+    return OutputShape.of(settings.output, reasoning=False, record=True) if alone else shape
 
 
 _NOTHING = Capabilities()

@@ -24,11 +24,16 @@ from dspex.program.tree import join
 from dspex.program.variables import Choice, Demos, Prior, Text, Var, definition, place, written_at
 
 if TYPE_CHECKING:
+    from types import CoroutineType
+
     from dspex.lm.model import LMLike
 
 __all__ = [
+    "ANSWERS",
     "FORMATS",
+    "MOST_REPAIRS",
     "SCORINGS",
+    "Answers",
     "Format",
     "Module",
     "ModuleSettings",
@@ -43,7 +48,10 @@ O = TypeVar("O", bound=Schema)  # noqa: E741
 Format = Literal["chat", "completion"]
 Scoring = Literal["generate", "logprob", "calibrated"]
 FORMATS: tuple[Format, ...] = ("chat", "completion")
+Answers = Literal["auto", "schema", "tool", "json", "labels"]
 SCORINGS: tuple[Scoring, ...] = ("generate", "logprob", "calibrated")
+ANSWERS: tuple[Answers, ...] = ("auto", "schema", "tool", "json", "labels")
+MOST_REPAIRS = 5
 
 # {{name}} stands for a literal {name}; any other brace is text, so that JSON in an instruction needs no escapes.
 _PLACEHOLDER = re.compile(r"\{\{([A-Za-z_]\w*)\}\}|\{([A-Za-z_]\w*)\}")
@@ -69,6 +77,8 @@ class ModuleSettings(Generic[I, O]):
         input_values: Values of the input fields that are Variables, for inputs that leave them unset.
         prior: For calibrated scoring, the log-probability of each choice apart from any input; None to measure it
             with a content-free input.
+        answers: What keeps answers in the form of the output schema.
+        repairs: How often the model may be shown what is wrong with its answer.
     """
 
     path: str
@@ -85,6 +95,8 @@ class ModuleSettings(Generic[I, O]):
     lm: LMLike | None
     input_values: Mapping[str, object] = field(default_factory=dict[str, object])
     prior: tuple[float, ...] | None = None
+    answers: Answers = "auto"
+    repairs: int = 1
 
 
 class Module(Program[I, O]):
@@ -105,11 +117,16 @@ class Module(Program[I, O]):
         demos_k: Use only the last k demonstrations that the source selects.
         temperature: Sampling temperature, >= 0.
         max_tokens: Upper bound on generated tokens.
-        format: "chat" or "completion".
+        format: "chat" or "completion"; a Variable unless it is given, or `answers` is other than "auto".
         scoring: "generate", "logprob" or "calibrated"; the latter two need an output of one closed choice.
         lm: The model, or several for the optimizer to choose from.
         prior: For calibrated scoring, the log-probability of each choice apart from any input, in the order of the
             choices. A study fits it (``P.prior``); without it, a content-free input measures it at the first call.
+        answers: What keeps answers in the form of the output schema, in chat: "schema", the provider enforces it;
+            "tool", the model calls a tool whose arguments are the answer; "json", JSON mode where the model has it;
+            "labels", a ``Label: value`` line for each field. Whichever it is, answers are read tolerantly and
+            validated. By default ("auto") the strictest that the model can do.
+        repairs: How often, at most, the model is shown what is wrong with its answer and asked again, 0 to 5.
     """
 
     reasons: ClassVar[bool] = False
@@ -133,6 +150,8 @@ class Module(Program[I, O]):
         scoring: Scoring | Var[Scoring] | Var[str] | None = None,
         lm: LMLike | Sequence[LMLike] | Var[str] | None = None,
         prior: Sequence[float] | None = None,
+        answers: Answers | Var[Answers] | Var[str] | None = None,
+        repairs: int | Var[int] | None = None,
     ) -> None:
         self.at = definition()
         for side, schema in (("input", input), ("output", output)):
@@ -156,10 +175,18 @@ class Module(Program[I, O]):
             "scoring": scoring,
             "lm": tuple(self.models) if self.models else lm,
             "prior": None if prior is None else tuple(prior),
+            "answers": answers,
+            "repairs": repairs,
         }
         for name, value in self.arguments.items():
             if not isinstance(value, Var):
                 self._check(name, value)
+        if format == "completion" and self._fixes_answers():
+            raise self._wrong(
+                "DX1509",
+                f"answers={answers!r} is for chat; in a raw prompt the answer goes on with the prompt's labels",
+                "leave out format or answers",
+            )
 
     @classmethod
     def dx_refuse_arguments(cls, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
@@ -281,7 +308,7 @@ class Module(Program[I, O]):
             return self._at(Text(argument, (cast("str | None", given) or self.default_instruction(),)))
         if argument == "demos":
             return self._at(Demos(argument, (DemoSet() if given is None else cast(DemoSource, given),)))
-        if argument == "format" and given is None:
+        if argument == "format" and given is None and not self._fixes_answers():
             return self._at(Choice[str](argument, FORMATS))
         if argument == "scoring" and given is None and self.closed is not None:
             return self._at(Choice[str](argument, SCORINGS))
@@ -291,6 +318,10 @@ class Module(Program[I, O]):
         if argument == "lm" and self.models:
             return self._at(Choice[str](argument, tuple(self.models)))
         return None
+
+    def _fixes_answers(self) -> bool:
+        """Whether a form of answers that only chat has is wanted in any case."""
+        return isinstance(wanted := self.arguments["answers"], str) and wanted != "auto"
 
     def _calibrates(self) -> Rule | None:
         """The condition of the prior; None when the scoring is no Variable."""
@@ -386,11 +417,13 @@ class Module(Program[I, O]):
             demos_k=cast("int | None", value["demos_k"]),
             temperature=float(cast(float, value["temperature"])),
             max_tokens=cast(int, value["max_tokens"]),
-            format=cast(Format, value["format"]),
+            format=cast("Format | None", value["format"]) or "chat",
             scoring=cast(Scoring, scoring),
             reasoning=self.reasons,
             lm=self._model(value["lm"]),
             prior=cast("tuple[float, ...] | None", value["prior"]),
+            answers=cast("Answers | None", value["answers"]) or "auto",
+            repairs=1 if value["repairs"] is None else cast(int, value["repairs"]),
             input_values={
                 name: values.get(f"input.{name}", variable.default) for name, variable in self.fields.items()
             },
@@ -492,13 +525,14 @@ class Module(Program[I, O]):
 
     # --- the call -------------------------------------------------------------------------------
 
-    async def __call__(self, x: I, /) -> O:
+    def __call__(self, x: I, /) -> CoroutineType[Any, Any, O]:
         """One call of the model under the current context.
 
         Raises:
             ProgramError: DX1514 when `x` is no instance of the input schema.
         """
-        return await ports.call_module(self, x)
+        # No coroutine of its own, which every call that waits would hold.
+        return ports.call_module(self, x)
 
 
 def _first_with_init(cls: type) -> type:
@@ -543,6 +577,8 @@ def argument_problem(
         "scoring": lambda: value is None or value in SCORINGS,
         "lm": lambda: True,
         "prior": lambda: value is None or _fits_choices(value, choices),
+        "answers": lambda: value is None or value in ANSWERS,
+        "repairs": lambda: value is None or (whole and 0 <= cast(int, value) <= MOST_REPAIRS),
     }
     if not sound[name]():
         expected = {
@@ -554,6 +590,8 @@ def argument_problem(
             "format": "one of " + ", ".join(FORMATS),
             "scoring": "one of " + ", ".join(SCORINGS),
             "prior": "one finite number for each choice of the output",
+            "answers": "one of " + ", ".join(ANSWERS),
+            "repairs": f"a whole number from 0 to {MOST_REPAIRS}",
         }
         return f"{name} is {expected[name]}, got {value!r}", None
     if name == "scoring" and value not in (None, "generate") and choices is None:

@@ -1,0 +1,1 @@
+"""Google's Gemini protocol: `generate`, with `request` and `answer`."""

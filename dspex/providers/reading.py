@@ -1,0 +1,140 @@
+"""What reading an answer takes in every protocol: its figures and texts, an enforced choice, stop texts, a stream."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from pydantic_core import from_json, to_json
+
+from dspex.errors import ResponseError
+from dspex.lm.types import Delta, LMRequest, LMResponse, TokenLogprob
+from dspex.providers.asking import CHOICE
+from dspex.providers.stops import Cutter, cut
+from dspex.providers.transport import place
+
+if TYPE_CHECKING:
+    from dspex.providers.http import Client
+
+MALFORMED = (KeyError, IndexError, TypeError, AttributeError, ValueError)
+"""What reading an answer of another shape raises."""
+
+
+def count(fields: object, key: str) -> int:
+    """The count under `key` of an object; 0 where either is missing.
+
+    Raises:
+        ValueError: something else stands there.
+    """
+    value = cast("dict[str, object]", fields).get(key) if isinstance(fields, dict) else None
+    if value is None:
+        return 0
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f"{key} is not a count")
+    return value
+
+
+def text_of(value: object) -> str:
+    """`value`, which has to be a text.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not isinstance(value, str):
+        raise ValueError("not a text")
+    return value
+
+
+def token_logprob(entry: Mapping[str, Any]) -> TokenLogprob:
+    """One token with its log-probability and its alternatives."""
+    top = tuple((text_of(other["token"]), float(other["logprob"])) for other in entry.get("top_logprobs") or ())
+    return TokenLogprob(text_of(entry["token"]), float(entry["logprob"]), top)
+
+
+def arguments_in(given: object) -> str:
+    """A call's arguments as JSON text, whether a server gave the text or what it says."""
+    return given if isinstance(given, str) else to_json(given).decode()
+
+
+def input_of(text: str) -> object:
+    """A call's arguments as JSON; the text itself where the answer was cut off within."""
+    try:
+        return from_json(text or "{}")
+    except ValueError:
+        return text
+
+
+def state_of(protocol: str, held: object) -> str:
+    """`LMResponse.state`: what a protocol wants back, under its name, so that no other one reads it."""
+    return json.dumps({protocol: held}, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+
+class Reading(NamedTuple):
+    """How the answer to a request has to be read.
+
+    Attributes:
+        enforced: It spells an enforced choice as JSON.
+        choices: The choices; empty where they are not known any more.
+        stops: Stop texts that the server was not told, at which it is cut.
+        logprobs: It was asked for log-probabilities.
+    """
+
+    enforced: bool = False
+    choices: tuple[str, ...] = ()
+    stops: tuple[str, ...] = ()
+    logprobs: bool = False
+
+    @staticmethod
+    def of(request: LMRequest, stops: tuple[str, ...] = ()) -> Reading:
+        """The reading of the answer to `request`, whose `stops` the server was not told."""
+        return Reading(bool(request.choices), request.choices, stops, request.top_logprobs is not None)
+
+    def finished(self, response: LMResponse, client: Client, url: str) -> LMResponse:
+        """`response` with the choice that it spells as its text, or cut at a stop text.
+
+        Raises:
+            ResponseError: DX4303, it spells none of the choices.
+        """
+        if self.enforced:
+            # An answer that was cut off or refused spells no choice, and says so by its `stop`.
+            ended = response.stop in ("stop", "unknown")
+            return replace(response, text=self._chosen(response.text, client, url)) if ended else response
+        return cut(response, self.stops) if self.stops else response
+
+    def _chosen(self, text: str, client: Client, url: str) -> str:
+        try:
+            value: object = from_json(text)
+        except ValueError:
+            value = None
+        if isinstance(value, dict):
+            value = cast("dict[str, object]", value).get(CHOICE)
+        if not isinstance(value, str) or (self.choices and value not in self.choices):
+            raise ResponseError(
+                "DX4303",
+                f"the server did not enforce the choices {list(self.choices)}: {client.redact.excerpt(text)}",
+                where=place(url),
+                fix="leave choices out of LM(capabilities=...) for this server",
+                retryable=True,
+                sent="yes",
+            )
+        return value
+
+
+class Flow:
+    """The parts of a streamed answer as a caller sees them: together they are the text of the whole answer."""
+
+    def __init__(self, reading: Reading) -> None:
+        # An enforced choice is spelled as JSON, so it shows when it is whole.
+        self._whole = reading.enforced
+        self._cutter = Cutter(reading.stops)
+
+    def of(self, delta: Delta) -> Delta | None:
+        """What shows of a part; None for nothing."""
+        text = "" if self._whole else self._cutter.feed(delta.text)
+        return Delta(text, delta.reasoning) if text or delta.reasoning else None
+
+    def last(self, response: LMResponse) -> Delta:
+        """The last part."""
+        return Delta(response.text if self._whole else self._cutter.end(), response=response)

@@ -1,0 +1,20 @@
+"""Gemini's protocol."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+
+from dspex.lm.model import LM, LanguageModel
+from dspex.lm.types import Capabilities
+from dspex.providers import open_model
+from dspex.testing import MockServer
+
+from .subject import ABLE, KEY, Subject, served
+
+
+def _at(server: MockServer, capabilities: Capabilities | None = ABLE) -> LanguageModel:
+    return open_model(LM("gemini/mock", base_url=server.root, api_key=KEY, capabilities=capabilities, retries=0))
+
+
+def gemini_subject() -> AbstractContextManager[Subject]:
+    return served(_at, one_call=False)
