@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from dspex.executor.budget import BudgetAccount
     from dspex.executor.embedding import embed, embed_async
     from dspex.executor.live import Stream
+    from dspex.executor.status import Status, status
     from dspex.lm.model import LM, Endpoint, Hedge
     from dspex.lm.spend import Budget
     from dspex.lm.types import FREE, Price
@@ -78,6 +79,7 @@ _HOMES = {
     "dspex.executor.budget": "BudgetAccount",
     "dspex.executor.embedding": "embed embed_async",
     "dspex.executor.live": "Stream",
+    "dspex.executor.status": "Status status",
     "dspex.lm.model": "LM Endpoint Hedge",
     "dspex.lm.spend": "Budget",
     "dspex.lm.types": "FREE Price",
@@ -162,6 +164,7 @@ __all__ = [
     "Score",
     "ServerError",
     "Space",
+    "Status",
     "StopToken",
     "Stream",
     "StudyError",
@@ -198,6 +201,7 @@ __all__ = [
     "program",
     "race",
     "select",
+    "status",
     "tool",
     "trace",
     "using",

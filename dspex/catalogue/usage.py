@@ -148,8 +148,8 @@ USAGE: dict[str, Entry] = {
     ),
     "DX8151": Entry(
         "a hedge's setting is out of range",
-        "Hedge(quantile, ratio): both lie between 0 and 1. quantile says from which part of the latest calls a call "
-        "counts as late, ratio how many of all calls may be sent a second time.",
+        "hedge= is True, False or Hedge(quantile, ratio), both of them between 0 and 1. quantile says from which part "
+        "of the latest calls a call counts as late, ratio how many of all calls may be sent a second time.",
     ),
     "DX8152": Entry(
         "further fields of a request are not JSON",
@@ -165,6 +165,16 @@ USAGE: dict[str, Entry] = {
         "an embedding model has a fallback",
         "Vectors of two models lie in different spaces and must not be mixed, so fallback= is refused for embeddings. "
         "Further servers or keys for the same model are endpoints=.",
+    ),
+    "DX8155": Entry(
+        "a setting of a model is of the wrong type",
+        "dx.LM(...), dx.Endpoint(...) or dx.Hedge(...) was given a text for a number, None for a switch or the like. "
+        "The message names the setting and what it takes; the value is not printed, for it may hold a password.",
+    ),
+    "DX8156": Entry(
+        "a priority or tenant is of the wrong type",
+        "dx.using(priority=..., tenant=...) takes a whole number and a text. Calls that wait for a model are sorted by "
+        "both, together with the calls of all other programs of the process.",
     ),
     "DX8140": Entry(
         "not a fault of the mock server",

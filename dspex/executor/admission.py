@@ -14,7 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Hashable
-from typing import Literal
+from typing import Literal, get_args
 
 from dspex.errors import (
     BudgetExceeded,
@@ -39,6 +39,9 @@ _FIRST_PAUSE = 0.1
 
 _LONGEST_PAUSE = 5.0
 """The longest of these pauses: a storm of refusals must not hold calls back long after it is over."""
+
+_LATEST = 256
+"""Answered calls whose seconds are kept."""
 
 _EARLY = 1e-3
 """An alarm that rings by this many seconds later than wanted is not set again."""
@@ -157,6 +160,11 @@ class Limit:
         rates: Requests and tokens a minute; without it, only what the server tells binds.
         clock: Seconds, monotonic.
 
+    Attributes:
+        most_active: The most calls that were in flight.
+        queued: Calls admitted after they had waited.
+        waited: Seconds that these waited in all.
+
     Raises:
         UsageError: DX4733 when the capacity is less than one.
     """
@@ -183,6 +191,11 @@ class Limit:
         self._struck = 0
         self._since = float("-inf")
         self._refusals = 0
+        self._ended: dict[Outcome, int] = dict.fromkeys(get_args(Outcome), 0)
+        self._latest: deque[float] = deque(maxlen=_LATEST)
+        self.most_active = 0
+        self.queued = 0
+        self.waited = 0.0
 
     @property
     def limit(self) -> int:
@@ -215,6 +228,24 @@ class Limit:
     def refusals(self) -> int:
         """Calls that the server refused or left unanswered because it takes no more."""
         return self._refusals
+
+    @property
+    def ended(self) -> dict[Outcome, int]:
+        """Calls that ended so far, by how."""
+        return self._ended.copy()
+
+    @property
+    def latest(self) -> deque[float]:
+        """Seconds of the latest answered calls."""
+        return self._latest.copy()
+
+    @property
+    def left(self) -> tuple[float | None, float | None]:
+        """Requests and tokens that the rates allow now; None where there is no rate of them."""
+        with self._lock:
+            left = self._rates.left(self._clock())
+        self._settle()
+        return left
 
     def try_acquire(self, tokens: int = 0) -> Permit | None:
         """Admit a call that may be sent now and overtakes nobody; None when it has to wait.
@@ -264,12 +295,13 @@ class Limit:
             raise UsageError("DX4733", f"one turn serves at least one call of a tenant, got a weight of {weight}")
         turn = Turn(asyncio.get_running_loop(), tokens, priority, tenant, weight)
         with self._lock:
+            turn.since = now = self._clock()
             if borrowing.get():
-                turn.permit = self._admit(tokens, self._clock())
+                turn.permit = self._admit(tokens, now)
                 turn.set_result(None)
             else:
                 self._line.push(turn)
-                self._serve(self._clock())
+                self._serve(now)
         self._settle()
         return turn
 
@@ -312,6 +344,8 @@ class Limit:
 
     def _admit(self, tokens: int, now: float) -> Permit:
         self._active += 1
+        if self._active > self.most_active:
+            self.most_active = self._active
         self._rates.take(tokens, now)
         taken = (self._rates.requests_taken, self._rates.tokens_taken)
         return Permit(self, now, tokens, self._active * 5 >= self.limit * 4, taken)
@@ -330,6 +364,8 @@ class Limit:
             line.pop()
             permit = self._admit(turn.tokens, now)
             if _grant(turn, permit):
+                self.queued += 1
+                self.waited += now - turn.since
                 continue
             # Its loop was closed with the call still queued; nobody waits there any more. What is left of the call may
             # yet be thrown away, and gives back what it was granted: nothing, then.
@@ -363,6 +399,8 @@ class Limit:
         """Learn from how a call ended."""
         self._active -= 1
         outcome, rates, tokens = permit.outcome, self._rates, permit.tokens
+        assert outcome is not None
+        self._ended[outcome] += 1
         if outcome == "unsent":
             rates.give(1, tokens)
             return
@@ -372,9 +410,11 @@ class Limit:
             rates.correct(permit.limits, permit.started, permit.requests_taken, permit.tokens_taken, now)
         if outcome in ("ok", "rejected"):
             self._struck = self._row = 0
-            if self._adaptive is not None and outcome == "ok":
+            if outcome == "ok":
                 seconds = now - permit.started if permit.seconds is None else permit.seconds
-                self._adaptive.answered(permit.started, seconds, permit.full, now)
+                self._latest.append(seconds)
+                if self._adaptive is not None:
+                    self._adaptive.answered(permit.started, seconds, permit.full, now)
         elif outcome in ("limited", "overloaded"):
             self._refusals += 1
             whole = exhausted(permit.limits, tokens)

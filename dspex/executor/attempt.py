@@ -139,7 +139,7 @@ class Attempt:
     def _elsewhere(self, tokens: int) -> Permit | None:
         """A slot that is free now on another route."""
         for other in self.call.gate.routes:
-            if other is self.route or other.limit is None or not other.is_sound:
+            if other is self.route or other.limit is None or not other.is_sound or other in self.call.barred:
                 continue
             permit = other.limit.try_acquire(tokens)
             if permit is not None:

@@ -78,10 +78,16 @@ def _turn(message: Message) -> tuple[object, ...]:
 
 
 class MemoryCache:
-    """The most recently used responses, up to `capacity` bytes, shared by all threads."""
+    """The most recently used responses, up to `capacity` bytes, shared by all threads.
+
+    Attributes:
+        hits, misses: Lookups that found a response, and that did not.
+    """
 
     def __init__(self, capacity: int = MEMORY_BYTES) -> None:
         self.capacity = capacity
+        self.hits = 0
+        self.misses = 0
         self._lock = threading.Lock()
         self._entries: OrderedDict[str, tuple[LMResponse, int]] = OrderedDict()
         self._bytes = 0
@@ -99,7 +105,9 @@ class MemoryCache:
         with self._lock:
             found = self._entries.get(key)
             if found is None:
+                self.misses += 1
                 return None
+            self.hits += 1
             self._entries.move_to_end(key)
             return found[0]
 
@@ -154,10 +162,16 @@ class TieredCache:
     Args:
         memory: The first tier.
         disk: The second tier; by default what the settings ask for, which may be none.
+
+    Attributes:
+        disk_hits: Lookups that the second tier answered.
+        stores: Responses that were kept.
     """
 
     def __init__(self, memory: MemoryCache | None = None, disk: ResponseCache | None = None) -> None:
         self.memory = memory if memory is not None else MemoryCache()
+        self.disk_hits = 0
+        self.stores = 0
         self._disk = disk
         self._opened = disk is not None
         self._lock = threading.Lock()
@@ -178,6 +192,8 @@ class TieredCache:
         if found is None and (disk := self.disk) is not None:
             found = disk.get(key)
             if found is not None:
+                with self._lock:
+                    self.disk_hits += 1
                 self.memory.put(key, found)
         return found
 
@@ -185,6 +201,8 @@ class TieredCache:
         """Keep a response in both tiers."""
         if response.limits is not None:
             response = replace(response, limits=None)
+        with self._lock:
+            self.stores += 1
         self.memory.put(key, response)
         if (disk := self.disk) is not None:
             disk.put(key, response)

@@ -139,6 +139,7 @@ async def _joined(call: Call) -> Called:
         landed = await flights.follow(place, flight)
         if not isinstance(landed, TakeOver):
             call.fallback = landed.fallback
+            gate.tally.add("joined")
             return call.outcome(landed.response, cached=True)
     landing: Called | None = None
     shared_error: LMError | None = None
@@ -230,6 +231,7 @@ class Call:
         spent: What they cost, as far as known.
         shown: Whether the caller has seen a part of an answer.
         hurried: Whether the caller's deadline kept it from waiting for another attempt.
+        barred: Routes whose key or path the server refused: asked again they would refuse again.
     """
 
     __slots__ = (
@@ -244,6 +246,7 @@ class Call:
         "adapt",
         "ambiguous",
         "attempts",
+        "barred",
         "context",
         "fallback",
         "gate",
@@ -278,6 +281,7 @@ class Call:
         self.spent = NOTHING
         self.shown = False
         self.hurried = False
+        self.barred: tuple[Route, ...] = ()
         self._final: LMError | None = None
         self._others: tuple[Gate, ...] = gate.fallback
         self._failures = 0
@@ -308,8 +312,10 @@ class Call:
 
     def outcome(self, response: LMResponse, *, cached: bool = False) -> Called:
         """How the call came out; it ends now."""
-        if cached and self.tab is not None:
-            self.tab.hit()
+        if cached:
+            self.gate.tally.add("hits")
+            if self.tab is not None:
+                self.tab.hit()
         seconds = time.perf_counter() - self.started
         return Called(response, self.key, cached, self.attempts, self.spent, seconds, self.ambiguous, self.fallback)
 
@@ -348,7 +354,10 @@ class Call:
     def next(self) -> Attempt:
         """The next attempt, on another route than the one before where there are several."""
         gate = self.gate
-        self._last = route = gate.route or pick(gate.routes, gate.retry.rng, self._last)
+        routes = gate.routes
+        if self.barred:
+            routes = [route for route in routes if route not in self.barred] or routes
+        self._last = route = gate.route or pick(routes, gate.retry.rng, self._last)
         return Attempt(self, route)
 
     async def pause(self, attempt: Attempt, error: LMError) -> float | None:
@@ -361,7 +370,10 @@ class Call:
         if error.code == KEY_REFUSED and not self._renewed:
             self._renewed = await attempt.route.renew(attempt.model)
             if self._renewed:
+                self.gate.tally.add("retried")
                 return 0.0
+        if error.code in OF_THE_ROUTE:
+            self.barred = (*self.barred, attempt.route)
         seconds = None if isinstance(error, BudgetExceeded) else self._delay(attempt, error)
         ends = self.context.deadline
         if seconds is not None and ends is not None and time.monotonic() + seconds >= ends:
@@ -369,6 +381,8 @@ class Call:
             seconds = None
         if seconds is None:
             return self._fall(error)
+        if attempt.begun:
+            self.gate.tally.add("retried")
         return seconds
 
     def _fall(self, error: LMError) -> float | None:
@@ -387,7 +401,8 @@ class Call:
                 continue
             self.fallback = (other, call_key(other.fingerprint, request))
             self.known = kept(*self.fallback)
-            other.stood_in += 1
+            self.gate.tally.add("fell_back")
+            other.tally.add("stood_in")
             self.ask(other, request)
             return 0.0
         return None

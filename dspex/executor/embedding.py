@@ -20,7 +20,7 @@ from dspex.executor.call import Called, complete, kept, store
 from dspex.executor.models import Gate, here
 from dspex.executor.runner import wait_for
 from dspex.lm.model import LM, EmbeddingModel
-from dspex.lm.spend import NOTHING, Spend
+from dspex.lm.spend import NOTHING
 from dspex.lm.types import Capabilities, Embeddings, LMRequest, LMResponse, Message, Price, Usage
 from dspex.program.concurrency import together
 from dspex.program.context import Context, current
@@ -69,6 +69,7 @@ async def embed_async(texts: Sequence[str], *, lm: LM | EmbeddingModel | str) ->
             if found is not None:
                 known[text] = found.text
     if known:
+        gate.tally.add("hits")
         if tab is not None:
             tab.hit()
         _record(context, gate, _request(known), Called(_response(known.values()), None, True, 0, NOTHING, 0.0))
@@ -227,17 +228,6 @@ def _record(
         )
     else:
         assert error is not None
-        record = CallRecord(
-            module=MODULE,
-            model=gate.name,
-            request=request,
-            response=None,
-            key=None,
-            cached=False,
-            attempts=error.attempts,
-            spent=Spend(error.attempts if error.sent != "no" else 0, 0, 0, error.spent),
-            seconds=0.0,
-            error=error,
-        )
+        record = CallRecord.of_failure(MODULE, gate.name, request, error)
     for trace in context.traces:
         trace.calls.append(record)

@@ -28,6 +28,7 @@ from dspex.executor.hedge import Stragglers
 from dspex.executor.rates import Rates
 from dspex.executor.retry import Allowance, RetryPolicy
 from dspex.executor.routes import Route
+from dspex.executor.tally import Tally
 from dspex.lm.model import LM, CacheMode, Endpoint, Hedge, LanguageModel, LMLike
 
 if TYPE_CHECKING:
@@ -72,11 +73,9 @@ class Gate:
         mode: Which way the cache is used.
         cache: Where answers are kept; needed unless `mode` is "off".
         shares: What it has in common with other gates, kept as long as it is.
+        tally: Counts what its calls do.
         width: Calls in flight at most, where that is fixed.
         sleep: Waits between attempts.
-
-    Attributes:
-        stood_in: Calls of other models that it was asked to answer as their fallback.
     """
 
     __slots__ = (
@@ -97,8 +96,8 @@ class Gate:
         "routes",
         "shares",
         "sleep",
-        "stood_in",
         "stragglers",
+        "tally",
         "writes",
     )
 
@@ -117,6 +116,7 @@ class Gate:
         mode: CacheMode = "off",
         cache: TieredCache | None = None,
         shares: tuple[object, ...] = (),
+        tally: Tally | None = None,
         width: int | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -139,8 +139,8 @@ class Gate:
         self.writes = cache is not None and mode in ("on", "write", "refresh")
         self.replaces = mode != "write"
         self.shares = shares
+        self.tally = tally or Tally()
         self.sleep = sleep
-        self.stood_in = 0
         self._width = width
 
     @property
@@ -241,19 +241,22 @@ class LoopModels:
 
 
 @dataclass(frozen=True, eq=False)
-class _Server:
+class Server:
     """What calls of one server with one key have in common."""
 
+    model: str
+    base_url: str | None
     limit: Limit
     breaker: Breaker | None
 
 
 @dataclass(frozen=True, eq=False)
-class _Habits:
+class Habits:
     """What calls of one configuration have in common."""
 
     allowance: Allowance
     stragglers: Stragglers | None
+    tally: Tally
 
 
 class Remembered(Generic[K, V]):
@@ -278,6 +281,10 @@ class Remembered(Generic[K, V]):
             self._latest.popitem(last=False)
         return value
 
+    def items(self) -> list[tuple[K, V]]:
+        """All that is remembered, the first made first."""
+        return list(self._held.items())
+
 
 class _Shared:
     """What the process shares; a forked child begins with a fresh one and the answers that are known."""
@@ -285,8 +292,8 @@ class _Shared:
     def __init__(self, cache: TieredCache | None = None) -> None:
         self.lock = threading.Lock()
         self.loops: dict[asyncio.AbstractEventLoop, LoopModels] = {}
-        self.servers: Remembered[ServerKey, _Server] = Remembered(MOST_SERVERS)
-        self.habits: Remembered[LM, _Habits] = Remembered(MOST_SERVERS)
+        self.servers: Remembered[ServerKey, Server] = Remembered(MOST_SERVERS)
+        self.habits: Remembered[LM, Habits] = Remembered(MOST_SERVERS)
         self.cache = cache if cache is not None else TieredCache()
         self.last: tuple[asyncio.AbstractEventLoop, LoopModels] | None = None
 
@@ -340,6 +347,13 @@ def response_cache() -> TieredCache:
     return _shared.cache
 
 
+def known() -> tuple[list[tuple[LM, Habits]], list[Server], TieredCache]:
+    """What the process shares: the configurations and servers that it remembers, and the cache."""
+    shared = _shared
+    with shared.lock:
+        return shared.habits.items(), [server for _, server in shared.servers.items()], shared.cache
+
+
 async def gate_for(lm: LMLike) -> Gate:
     """The gate of whatever names a model.
 
@@ -386,6 +400,7 @@ def _open(lm: LM, fallback: tuple[Gate, ...], opener: Opener) -> Gate:
         models[0],
         routes=tuple(routes),
         shares=(*servers, habits),
+        tally=habits.tally,
         timeout=lm.timeout + GRACE,
         retry=RetryPolicy(
             lm.retries, rng=random.Random(f"{models[0].fingerprint}:{os.getpid()}"), ambiguous=lm.retry_ambiguous
@@ -413,15 +428,15 @@ def _server_key(lm: LM) -> ServerKey:
     return (lm.model, lm.base_url, lm.api_key, lm.concurrency, lm.rpm, lm.tpm, lm.breaker)
 
 
-def _habits(lm: LM) -> _Habits:
+def _habits(lm: LM) -> Habits:
     hedge = Hedge() if lm.hedge is True else lm.hedge
-    return _Habits(Allowance(RETRY_RATIO, RETRY_BURST), Stragglers(hedge) if hedge else None)
+    return Habits(Allowance(RETRY_RATIO, RETRY_BURST), Stragglers(hedge) if hedge else None, Tally())
 
 
-def _server(lm: LM, model: LanguageModel) -> _Server:
+def _server(lm: LM, model: LanguageModel) -> Server:
     useful = model.capabilities.parallel
     most = lm.connections if useful is None else min(lm.connections, useful)
     capacity = Adaptive(most) if lm.concurrency == "auto" else Adaptive(most, start=most, latency=False)
     rates = None if lm.rpm is None and lm.tpm is None else Rates(lm.rpm, lm.tpm)
     breaker = Breaker(model.name if lm.base_url is None else f"{model.name} at {lm.base_url}") if lm.breaker else None
-    return _Server(Limit(capacity, rates), breaker)
+    return Server(lm.model, lm.base_url, Limit(capacity, rates), breaker)

@@ -13,7 +13,7 @@ from dspex.errors import LMError, OutputError, ProgramError
 from dspex.executor.call import Called, complete, store
 from dspex.executor.models import Gate, gate_for
 from dspex.lm.model import LMLike
-from dspex.lm.spend import NOTHING, Spend
+from dspex.lm.spend import NOTHING
 from dspex.lm.types import Capabilities, LMRequest, LMResponse
 from dspex.program.context import Context, current, resolve_lm
 from dspex.program.ledger import Tab
@@ -274,20 +274,7 @@ def _failed(context: Context, prepared: PreparedModule, gate: Gate, request: LMR
     if error.where is None:
         error.where = prepared.settings.path or None
     if context.traces:
-        record = CallRecord(
-            module=prepared.settings.path,
-            model=gate.name,
-            request=request,
-            response=None,
-            key=None,
-            cached=False,
-            attempts=error.attempts,
-            spent=Spend(error.attempts if error.sent != "no" else 0, 0, 0, error.spent),
-            seconds=0.0,
-            reasoning=None,
-            output=None,
-            error=error,
-        )
+        record = CallRecord.of_failure(prepared.settings.path, gate.name, request, error)
         for trace in context.traces:
             trace.calls.append(record)
 

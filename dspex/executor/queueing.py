@@ -24,11 +24,12 @@ class Turn(asyncio.Future[None]):
 
     Attributes:
         tokens, priority, tenant, weight: As given to `Limit.acquire`.
+        since: When it began to wait, on the limit's clock.
         permit: What it was granted; None while it waits.
         gone: Whether nobody waits for it any more.
     """
 
-    __slots__ = ("gone", "permit", "priority", "tenant", "tokens", "weight")
+    __slots__ = ("gone", "permit", "priority", "since", "tenant", "tokens", "weight")
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, tokens: int, priority: int, tenant: Hashable, weight: int
@@ -38,6 +39,7 @@ class Turn(asyncio.Future[None]):
         self.priority = priority
         self.tenant = tenant
         self.weight = weight
+        self.since = 0.0
         self.permit: Permit | None = None
         self.gone = False
 

@@ -137,6 +137,12 @@ class Rates:
         """Whether a hold has not ended yet."""
         return self._held > now
 
+    def left(self, now: float) -> tuple[float | None, float | None]:
+        """Requests and tokens that may be sent now; None where there is no rate of them."""
+        for bucket in (*self._request_buckets, *self._token_buckets):
+            bucket.fill(now)
+        return _least(self._request_buckets), _least(self._token_buckets)
+
     def correct(self, limits: RateLimits, started: float, requests_taken: int, tokens_taken: int, now: float) -> None:
         """Take over what the headers of a response say.
 
@@ -184,6 +190,11 @@ def exhausted(limits: RateLimits | None, tokens: int) -> float | None:
         if left is not None and allowed != 0 and left < cost:
             whole = max(whole or 0.0, reset or 0.0)
     return whole
+
+
+def _least(buckets: list[Bucket]) -> float | None:
+    # A debt is nothing left.
+    return max(0.0, min(bucket.level for bucket in buckets)) if buckets else None
 
 
 def _configured(a_minute: float, burst: float) -> Bucket:

@@ -82,17 +82,19 @@ class Allowance:
     Attributes:
         calls: Calls so far.
         taken: Extra attempts so far.
+        refused: Extra attempts for which none was left.
 
     Source: Finagle's RetryBudget, with a window in calls instead of seconds.
     """
 
-    __slots__ = ("_calls", "_extra", "_lock", "burst", "calls", "ratio", "taken")
+    __slots__ = ("_calls", "_extra", "_lock", "burst", "calls", "ratio", "refused", "taken")
 
     def __init__(self, ratio: float, burst: float) -> None:
         self.ratio = ratio
         self.burst = burst
         self.calls = 0
         self.taken = 0
+        self.refused = 0
         self._calls = 0.0
         self._extra = 0.0
         self._lock = threading.Lock()
@@ -116,6 +118,7 @@ class Allowance:
         """Make an extra attempt; False when none is left."""
         with self._lock:
             if self.left < 1.0:
+                self.refused += 1
                 return False
             self._extra += 1.0
             self.taken += 1

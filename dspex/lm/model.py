@@ -153,6 +153,45 @@ def _no_json(name: str, what: str) -> UsageError:
     return UsageError("DX8152", f"{name} holds {what}, and JSON cannot", where="extra")
 
 
+_OPTIONAL = type(None)
+
+_KINDS: dict[str, tuple[tuple[type, ...], str]] = {
+    "model": ((str,), "a text"),
+    "base_url": ((str, _OPTIONAL), "a text"),
+    "weight": ((int, float), "a number"),
+    "quantile": ((int, float), "a number"),
+    "ratio": ((int, float), "a number"),
+    "concurrency": ((int, str), "a whole number or 'auto'"),
+    "timeout": ((int, float), "a number of seconds"),
+    "retries": ((int,), "a whole number"),
+    "price": ((Price, _OPTIONAL), "a Price"),
+    "capabilities": ((Capabilities, _OPTIONAL), "a Capabilities"),
+    "rpm": ((int, float, _OPTIONAL), "a number"),
+    "tpm": ((int, float, _OPTIONAL), "a number"),
+    "retry_ambiguous": ((bool,), "True or False"),
+    "breaker": ((bool,), "True or False"),
+    "verify": ((bool, str), "True or a path"),
+    "cert": ((str, tuple, _OPTIONAL), "a path or a tuple of two"),
+    "proxy": ((str, _OPTIONAL), "a text"),
+}
+"""What the settings are, by name: a model is named in configurations that no type checker sees."""
+
+
+def _check_kinds(setting: Endpoint | Hedge | LM) -> None:
+    """The values themselves are not told: a proxy or an address may hold a password."""
+    for name in setting.__dataclass_fields__:
+        kinds, meant = _KINDS.get(name, ((object,), ""))
+        value: object = getattr(setting, name)
+        # True is a whole number for Python and for nobody else.
+        if not isinstance(value, kinds) or (isinstance(value, bool) and int in kinds):
+            raise UsageError(
+                "DX8155",
+                f"{name} is {meant}, got a value of type {type(value).__name__}",
+                where=f"{type(setting).__name__}({name}=...)",
+                fix=f"leave {name} out for its default" if name != "model" else 'for example dx.LM("local/smollm2")',
+            )
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """One of several ways to the same model; answers of all of them count as the same model's.
@@ -168,6 +207,7 @@ class Endpoint:
     weight: float = 1.0
 
     def __post_init__(self) -> None:
+        _check_kinds(self)
         _check_open_to_print(self.base_url)
         if not 0 < self.weight < inf:
             raise UsageError("DX8109", f"an endpoint's weight is a positive number, got {self.weight!r}")
@@ -186,6 +226,7 @@ class Hedge:
     ratio: float = 0.05
 
     def __post_init__(self) -> None:
+        _check_kinds(self)
         for name, value in (("quantile", self.quantile), ("ratio", self.ratio)):
             if not 0 < value < 1:
                 raise UsageError("DX8151", f"a hedge's {name} is between 0 and 1, got {value!r}")
@@ -246,6 +287,7 @@ class LM:
     proxy: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
+        _check_kinds(self)
         provider, _, name = self.model.partition("/")
         if not provider or not name:
             raise UsageError(
@@ -286,6 +328,17 @@ class LM:
         for one in self.fallback:
             if isinstance(one, str):
                 LM(one)
+        if not isinstance(self.hedge, bool | Hedge):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise UsageError(
+                "DX8151", f"hedge is True, False or a Hedge, got {self.hedge!r}", fix="hedge=dx.Hedge(quantile=0.95)"
+            )
+        if isinstance(self.cert, tuple) and [type(part) for part in self.cert] != [str, str]:
+            raise UsageError(
+                "DX8155",
+                "cert is the path of a PEM file, or a tuple of the certificate's and the key's",
+                where="LM(cert=...)",
+                fix='cert=("client.crt", "client.key")',
+            )
 
     @property
     def provider(self) -> str:

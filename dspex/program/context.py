@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Protocol
 
-from dspex.errors import NoLMError
+from dspex.errors import NoLMError, UsageError
 
 if TYPE_CHECKING:
     from dspex.errors import LMError
@@ -196,8 +196,12 @@ def using(
             from by several blocks.
 
     Raises:
-        UsageError: DX4501: `budget` is neither; DX4506: it is an account outside of the one that surrounds the block.
+        UsageError: DX4501: `budget` is neither; DX4506: it is an account outside of the one that surrounds the block;
+            DX8156: `priority` is no whole number or `tenant` no text.
     """
+    # Waiting calls are sorted by them, long after this block was opened, beside those of others.
+    _check_turn("priority", priority, int, "a whole number")
+    _check_turn("tenant", tenant, str, "a text")
     chosen = {"lm": lm, "priority": priority, "tenant": tenant}
     context = current().replace(**{name: value for name, value in chosen.items() if value is not None})
     if budget is None:
@@ -209,6 +213,16 @@ def using(
     account, deadline = ports.entered(budget, context.account)
     with within(context), bounded(account=account, deadline=deadline):
         yield
+
+
+def _check_turn(name: str, value: object, kind: type, meant: str) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, kind)):
+        raise UsageError(
+            "DX8156",
+            f"{name} is {meant}, got {value!r:.80}",
+            where=f"using({name}=...)",
+            fix=f"leave {name} out for what holds outside",
+        )
 
 
 @contextmanager

@@ -7,11 +7,11 @@ from itertools import count
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
+from dspex.lm.spend import Spend
 from dspex.lm.types import LMRequest, LMResponse, Usage
 
 if TYPE_CHECKING:
     from dspex.errors import LMError
-    from dspex.lm.spend import Spend
 
 __all__ = ["CallRecord", "Trace"]
 
@@ -51,6 +51,12 @@ class CallRecord:
     error: LMError | None = None
     input: object | None = None
     ambiguous: int = 0
+
+    @classmethod
+    def of_failure(cls, module: str, model: str, request: LMRequest, error: LMError) -> CallRecord:
+        """The record of a call that came to no answer: the error says what it cost."""
+        spent = Spend(error.attempts if error.sent != "no" else 0, 0, 0, error.spent)
+        return cls(module, model, request, None, None, False, error.attempts, spent, 0.0, error=error)
 
 
 # One random prefix a process and a counter: unique across processes, and far cheaper than a uuid per trace.

@@ -38,9 +38,11 @@ def base_url_for(lm: LM, variable: str, own: str) -> str:
     url = url.rstrip("/")
     if not _is_base_url(url):
         fix = "for example http://127.0.0.1:9000/v1"
+        # As it was written where nothing secret can stand in it: of an address without scheme `place` makes another.
+        shown = place(url) if re.search(r"[@?#]", url) else url or "none"
         raise UsageError(
             "DX8114",
-            f"base_url is an http or https URL without query, got {place(url) if url else 'none'!r}",
+            f"base_url is an http or https URL without query, got {shown!r}",
             where=lm.model,
             fix=fix if own else f"give base_url= or set {variable}; {fix}",
         )

@@ -379,7 +379,9 @@ class MockServer:
         if wait > 0:
             made = request.endpoint.trouble(Trouble("rate_limit", retry_after=wait))
             after = formatdate(now + wait, usegmt=True) if limit.date else str(math.ceil(wait))
-            made = replace(made, headers=(*made.headers, ("Retry-After", after)))
+            made = replace(
+                made, headers=(*made.headers, ("Retry-After", after), ("Date", formatdate(now, usegmt=True)))
+            )
         return replace(made, headers=(*made.headers, *request.endpoint.limit_headers(limits, now)))
 
     def hold(self, connection: Connection) -> None:

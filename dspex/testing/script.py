@@ -84,6 +84,8 @@ def instead(fault: Fault, request: MockRequest, now: float) -> Script | None:
     if fault.retry_after is not None:
         value = formatdate(now + fault.retry_after, usegmt=True) if fault.date else f"{fault.retry_after:g}"
         headers.append(("Retry-After", value))
+        if fault.date:
+            headers.append(("Date", formatdate(now, usegmt=True)))
     if kind == "status":
         said = Trouble.of(fault.status, fault.message or "mock failure", fault.retry_after)
         return replace(honest(request.endpoint.refusal(request, said), headers), outcome="refused")

@@ -213,6 +213,22 @@ def test_a_refused_key_is_fetched_again_once(opened: list[Opened]) -> None:
         ({"fallback": "openai/b"}, "DX8150"),
         ({"fallback": ["openai/b"]}, "DX8150"),
         ({"fallback": ("nonsense",)}, "DX8101"),
+        ({"hedge": 0.9}, "DX8151"),
+        ({"model": None}, "DX8155"),
+        ({"base_url": b"http://one/v1"}, "DX8155"),
+        ({"concurrency": float("nan")}, "DX8155"),
+        ({"concurrency": True}, "DX8155"),
+        ({"timeout": "5"}, "DX8155"),
+        ({"retries": 1.5}, "DX8155"),
+        ({"price": {"input": 1.0}}, "DX8155"),
+        ({"capabilities": "tools"}, "DX8155"),
+        ({"tpm": "60"}, "DX8155"),
+        ({"retry_ambiguous": "no"}, "DX8155"),
+        ({"breaker": None}, "DX8155"),
+        ({"verify": 0}, "DX8155"),
+        ({"cert": ["a", "b"]}, "DX8155"),
+        ({"cert": ("a", "b", "c")}, "DX8155"),
+        ({"proxy": 3}, "DX8155"),
     ],
 )
 def test_settings_out_of_range_are_refused(options: dict[str, Any], code: str) -> None:
@@ -231,6 +247,10 @@ def test_endpoints_and_hedges_check_their_numbers() -> None:
             Hedge(ratio=ratio)
         with pytest.raises(UsageError, match="DX8151"):
             Hedge(quantile=ratio)
+    wrong: Any = "1"
+    for made in (lambda: Endpoint(weight=wrong), lambda: Hedge(ratio=wrong)):
+        with pytest.raises(UsageError, match="DX8155"):
+            made()
 
 
 def test_what_is_no_model_is_refused() -> None:

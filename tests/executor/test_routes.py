@@ -145,6 +145,25 @@ def test_a_retry_leaves_the_route_that_had_a_slot_and_failed(seed: int) -> None:
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("bad", [1, 2])
+def test_a_route_that_refused_a_call_is_not_asked_by_it_again(bad: int) -> None:
+    """Also when the others are full, and the one that refused has slots because it refuses at once."""
+
+    async def scenario() -> None:
+        good = StepsLM("hold")
+        gate = over(*(StepsLM(BAD_KEY) for _ in range(bad)), good)
+        requests = [LMRequest(messages=REQUEST.messages, max_tokens=10, rollout=n) for n in range(40)]
+        work = asyncio.gather(*(complete(gate, request, Context()) for request in requests))
+        for _ in range(200):
+            await asyncio.sleep(0)
+        good.gate.set()
+        called = await work
+        assert max(one.attempts for one in called) <= 1 + bad
+        assert {one.response for one in called} == {ANSWER}
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize("error", [DOWN, BAD_KEY, RateLimited("DX4207", "429", retryable=True, sent="yes")])
 def test_another_route_answers_at_once_what_one_refused(error: LMError) -> None:
     async def scenario() -> None:
@@ -341,7 +360,7 @@ def test_an_open_breaker_goes_to_the_fallback_at_once() -> None:
         through.routes[0].breaker = broken(pause=1.0)
         called = await complete(through, REQUEST, Context())
         assert (called.attempts, len(first.requests), len(spare.requests), sum(naps)) == (1, 0, 1, 0.0)
-        assert through.fallback[0].stood_in == 1
+        assert through.fallback[0].tally["stood_in"] == 1
 
     asyncio.run(scenario())
 

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import dspex as dx
-from dspex.program.context import bounded, current, resolve_lm
+from dspex.errors import UsageError
+from dspex.program.context import bounded, current, resolve_lm, using
 from tests.program.schemas import Answer, Ask
 
 
@@ -88,3 +90,9 @@ def test_traces_nest_and_have_names_of_their_own() -> None:
         assert current().traces == (outer, inner)
     assert outer.id != inner.id
     assert (outer.attempts, outer.usd, outer.cached, outer.usage.total_tokens) == (0, 0.0, 0, 0)
+
+
+@pytest.mark.parametrize("given", [{"priority": "high"}, {"priority": 1.5}, {"priority": True}, {"tenant": 3}])
+def test_a_priority_or_tenant_of_another_type_is_refused_where_it_is_given(given: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="DX8156"), using(**given):
+        pass

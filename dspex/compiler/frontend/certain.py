@@ -19,6 +19,7 @@ from dspex.compiler.frontend.source import Body
 from dspex.compiler.frontend.structure import call_of, label
 from dspex.compiler.frontend.symbols import Deferred, Inner, Symbolic, class_of
 from dspex.errors import CompileError
+from dspex.program.modules import Module
 from dspex.program.program import Program
 
 if TYPE_CHECKING:
@@ -138,7 +139,10 @@ def _gives_awaitable(interpreter: Interpreter, node: ast.expr | None) -> bool:
     if not isinstance(node, ast.Call):
         return not isinstance(node, ast.ListComp)
     callee = interpreter.resolve(node.func)
-    return not isinstance(callee, Inner) or is_asynchronous(call_of(type(callee.program)))
+    if not isinstance(callee, Inner):
+        return True
+    call = call_of(type(callee.program))
+    return call is call_of(Module) or is_asynchronous(call)
 
 
 def _awaited(interpreter: Interpreter, node: ast.expr) -> str | None:
