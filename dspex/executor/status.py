@@ -12,7 +12,8 @@ from dspex.executor.breaker import BreakerState
 if TYPE_CHECKING:
     from dspex.executor.caching import TieredCache
     from dspex.executor.models import Habits, Server
-    from dspex.lm.model import LM, Json
+    from dspex.lm.model import LM
+    from dspex.telemetry.events import Json
 
 __all__ = ["CacheStatus", "ModelStatus", "ServerStatus", "Status", "status"]
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from math import inf, isfinite
-from typing import Literal, Protocol, TypeAlias, cast, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, cast, runtime_checkable
 
 from dspex.errors import LMError, UsageError
 from dspex.lm.types import Capabilities, Delta, Embeddings, LMRequest, LMResponse, Price
+
+if TYPE_CHECKING:
+    from dspex.telemetry.events import Json
 
 CacheMode = Literal["off", "on", "read", "write", "refresh"]
 CACHE_MODES: tuple[CacheMode, ...] = ("off", "on", "read", "write", "refresh")
@@ -350,9 +353,6 @@ class LM:
         """Connections at most to the server, per event loop."""
         return MOST_CONCURRENCY if self.concurrency == "auto" else self.concurrency
 
-
-Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
-"""A value that JSON can hold."""
 
 LMLike = LM | LanguageModel | str
 """What ``lm=`` accepts everywhere: a configured model, an object that implements the protocol, or a name."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, cast
@@ -9,8 +10,8 @@ from typing import Protocol, cast
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from dspex.errors import RequestRejected
-from dspex.lm.model import Json
 from dspex.lm.types import Capabilities, LMRequest, Role
+from dspex.telemetry.events import Json
 
 CHOICE = "answer"
 """The one field of the object that carries an enforced choice."""
@@ -80,6 +81,11 @@ def check_needs(request: LMRequest, can: Capabilities, client: Refusing, says: V
                 raise client.incapable(f"attachments of kind {attachment.kind}")
             if message.role not in says.media_in:
                 raise client.incapable(f"attachments in a turn of the {message.role}")
+
+
+def extra_identity(extra: Mapping[str, Json]) -> str:
+    """What a fingerprint says of the user's own fields: nothing when there are none."""
+    return ":" + json.dumps(from_json(to_json(extra)), sort_keys=True) if extra else ""
 
 
 def as_body(body: Mapping[str, object]) -> bytes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib.metadata
-import json
 import platform
 import threading
 import time
@@ -16,12 +15,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from pydantic_core import from_json, to_json
-
 from dspex.errors import DspexError, LocalModelError, RequestRejected
 from dspex.lm.model import LM
 from dspex.lm.types import FREE, Capabilities, Delta, LMRequest, LMResponse, Price
-from dspex.providers.asking import check_needs
+from dspex.providers.asking import check_needs, extra_identity
 from dspex.providers.http import Client
 from dspex.providers.local_call import Call, read_words
 from dspex.providers.local_files import known, locate, require
@@ -92,7 +89,7 @@ class LocalModel:
         return (
             f"local:{self._model.name}:gguf={self._model.sha256}:xllamacpp={_version()}:{platform.machine()}"
             f":context={CONTEXT}:ubatch={UBATCH}:flash=off:top_k=40:top_p=0.95:min_p=0.05:json=compact"
-            + (":" + json.dumps(from_json(to_json(self._extra)), sort_keys=True) if self._extra else "")
+            + extra_identity(self._extra)
         )
 
     @property

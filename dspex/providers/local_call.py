@@ -31,7 +31,7 @@ from dspex.providers.openai.schema import strict_schema
 from dspex.providers.transport import Reply
 
 if TYPE_CHECKING:
-    from dspex.lm.model import Json
+    from dspex.telemetry.events import Json
 
 _T = TypeVar("_T")
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-
-from pydantic_core import from_json, to_json
 
 from dspex.lm.model import LM
 from dspex.lm.types import Capabilities, LMRequest, Price
-from dspex.providers.asking import Vocabulary, check_needs
+from dspex.providers.asking import Vocabulary, check_needs, extra_identity
 from dspex.providers.http import Client
 from dspex.providers.prices import list_price
 from dspex.providers.transport import place
@@ -93,5 +90,4 @@ class ServedModel:
 def _fingerprint(lm: LM, base_url: str, variant: str, can: Capabilities) -> str:
     # What a model can do decides what its server is asked for beyond what a request says.
     flags = "".join(f":{name}" for name in ("json_schema", "json_mode", "seed", "reasoning") if getattr(can, name))
-    extra = ":" + json.dumps(from_json(to_json(lm.extra)), sort_keys=True) if lm.extra else ""
-    return f"{lm.provider}:{place(base_url)}:{lm.model.partition('/')[2]}{variant}{flags}{extra}"
+    return f"{lm.provider}:{place(base_url)}:{lm.model.partition('/')[2]}{variant}{flags}{extra_identity(lm.extra)}"

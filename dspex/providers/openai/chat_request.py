@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Literal, cast
 
 from pydantic_core import from_json, to_json
 
-from dspex.lm.model import Json
 from dspex.lm.types import Attachment, LMRequest, Message, ToolSpec
 from dspex.providers.asking import as_body, state_in, with_extra
 from dspex.providers.openai.schema import enforced_format, strict_schema
 from dspex.providers.served import Served
+from dspex.telemetry.events import Json
 
 if TYPE_CHECKING:
     from dspex.providers.http import Client
