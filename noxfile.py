@@ -20,6 +20,15 @@ def install(session: nox.Session, *groups: str, extras: str = "") -> None:
     session.install("-e", f".[{extras}]" if extras else ".", *wanted)
 
 
+def suite(session: nox.Session) -> None:
+    """Install what the default test suite needs, and run it."""
+    install(session, "test", "types", "bench", extras="local")
+    # The type checker and the model are fetched here, so that the tests themselves need no network.
+    session.run("pyright", "--version", silent=True)
+    session.run("dspex", "model", "pull", silent=True)
+    session.run("python", "-m", "pytest", *session.posargs)
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check style and formatting."""
@@ -38,11 +47,13 @@ def types(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the default test suite: no key, no network but loopback."""
-    install(session, "test", "types", "bench", extras="local")
-    # The type checker and the model are fetched here, so that the tests themselves need no network.
-    session.run("pyright", "--version", silent=True)
-    session.run("dspex", "model", "pull", silent=True)
-    session.run("python", "-m", "pytest", *session.posargs)
+    suite(session)
+
+
+@nox.session(python=["3.12", "3.13"])
+def versions(session: nox.Session) -> None:
+    """Run the default test suite on the other Pythons that are supported."""
+    suite(session)
 
 
 @nox.session

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import ipaddress
 import signal
 import socket
@@ -16,6 +17,19 @@ import tests.kernels  # noqa: F401  # pyright: ignore[reportUnusedImport]
 # A runner started in the background ignores SIGINT, and the processes that tests interrupt would inherit that.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _keep_what_is_left() -> Generator[None]:  # pyright: ignore[reportUnusedFunction]
+    # Modules, compiled kernels and reports stay to the end; every full collection would look at all of them again.
+    yield
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    # What holds a resource and was never closed is still found.
+    gc.unfreeze()
 
 
 def _is_near(address: object) -> bool:

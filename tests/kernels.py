@@ -16,3 +16,11 @@ def share(cache: Path) -> Path:
     if _FOLDERS[0] is not None:
         (cache / "kernels").symlink_to(_FOLDERS[0].parent, target_is_directory=True)
     return cache
+
+
+def share_compiled(cache: Path) -> Path:
+    """Make `cache` with what Numba has compiled, but without the libraries that are made of it."""
+    (cache / "kernels").mkdir(parents=True)
+    if _FOLDERS[0] is not None:
+        (cache / "kernels" / _FOLDERS[0].name).symlink_to(_FOLDERS[0], target_is_directory=True)
+    return cache

@@ -32,13 +32,12 @@ class History:
         examples: (capacity,) float64, examples that each loss is the mean of; 0 when not known.
         status: (capacity,) uint8: PENDING, TOLD or FAILED.
         told: How many trials have losses.
-        noisy: Whether a trial was ever told with noise.
     """
 
     def __init__(self, table: ParamTable, objectives: int = 1, capacity: int = 64) -> None:
         self.count = 0
         self.told = 0
-        self.noisy = False
+        self._noisy = 0
         self.columns = abi.empty_population(abi.dimension_count(table), capacity)
         self.losses = np.full((objectives, capacity), np.nan)
         self.variances = np.zeros((objectives, capacity))
@@ -49,6 +48,11 @@ class History:
     def objectives(self) -> int:
         """M."""
         return self.losses.shape[0]
+
+    @property
+    def noisy(self) -> bool:
+        """Whether a trial's losses have noise, as they were told last."""
+        return self._noisy > 0
 
     def append(self, column: NDArray[np.float64]) -> int:
         """Add a pending trial and return its index."""
@@ -63,16 +67,18 @@ class History:
         """Set or replace a trial's losses, (M,) float64; NaN in one of them = failed."""
         failed = any(loss != loss for loss in losses.tolist())
         self.told += (not failed) - int(self.status[index] == TOLD)
+        before = bool(self.examples[index] or self.variances[:, index].any())
+        self._noisy += (variances > 0.0 or examples > 0) - before
         self.losses[:, index] = np.nan if failed else losses
         self.variances[:, index] = variances
         self.examples[index] = examples
         self.status[index] = FAILED if failed else TOLD
-        self.noisy = self.noisy or variances > 0.0 or examples > 0
 
     def recount(self) -> None:
         """Bring `told` and `noisy` up to date after the arrays were filled from elsewhere."""
         self.told = int(np.count_nonzero(self.status[: self.count] == TOLD))
-        self.noisy = bool(self.variances[:, : self.count].any() or self.examples[: self.count].any())
+        noise = self.variances[:, : self.count].any(axis=0) | (self.examples[: self.count] != 0.0)
+        self._noisy = int(np.count_nonzero(noise))
 
     def priors(self) -> NDArray[np.float64]:
         """What the noise of all trials together says, (M, 3) float64: for `estimates`.

@@ -156,6 +156,8 @@ class Kernel(Generic[R]):
         return self._ready(*args)
 
     def _ready(self, *args: Any) -> R:
+        if _ended.is_set() and threading.current_thread() in _asides:
+            raise SystemExit
         # Two threads' first calls may have met, and the later one have put `_pending` back.
         self._serve = self.compiled
         return self._serve(*args)
@@ -291,6 +293,8 @@ _changed: Final = threading.Condition()
 _queue: Final[OrderedDict[Kernel[Any], tuple[str, ...]]] = OrderedDict()
 _made: Final[deque[Kernel[Any]]] = deque()
 _threads: Final[list[threading.Thread]] = []
+_asides: Final[list[threading.Thread]] = []
+_ended: Final = threading.Event()
 _busy: Final = threading.Lock()
 """Held while a kernel is compiled."""
 
@@ -311,8 +315,10 @@ def _work() -> None:
     """Compile what was asked for; when nothing waits, keep what was compiled as libraries."""
     while True:
         with _changed:
-            while not _queue and not _made:
+            while not _queue and not _made and not _ended.is_set():
                 _changed.wait()
+        if _ended.is_set():
+            return
         with _busy:
             with _changed:
                 wanted, forms = _queue.popitem(last=False) if _queue else (_made.popleft(), None)
@@ -321,6 +327,22 @@ def _work() -> None:
             elif not wanted.ready.is_set():
                 wanted.prepare(forms)
                 _made.append(wanted)
+
+
+def aside(work: Callable[[], None], name: str) -> threading.Thread:
+    """Start a thread for work that calls kernels and that nobody waits for.
+
+    When the process ends, it ends at the next kernel that is not compiled yet; it should look at `ending` besides.
+    """
+    thread = threading.Thread(target=work, name=name, daemon=True)
+    _asides.append(thread)
+    thread.start()
+    return thread
+
+
+def ending() -> bool:
+    """Whether the process ends."""
+    return _ended.is_set()
 
 
 def settle() -> None:
@@ -366,10 +388,11 @@ def _release() -> None:
 def _start_anew() -> None:
     """In a forked child, which has no other thread."""
     _threads.clear()
+    _asides.clear()
     _queue.clear()
     _made.clear()
     _release()
-    atexit.unregister(_hold)  # A module that another thread was importing stays locked, and would be waited for.
+    atexit.unregister(_end)  # A module that another thread was importing stays locked, and would be waited for.
 
 
 _held: Final[list[Any]] = []
@@ -378,6 +401,20 @@ _held: Final[list[Any]] = []
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_hold, after_in_parent=_release, after_in_child=_start_anew)
 
-# A process that ends destroys LLVM's tables, under a thread that still compiles: such a thread finishes its kernel and
-# begins no other.
-atexit.register(_hold)
+
+def _end() -> None:
+    """Have no thread of ours run while LLVM and the interpreter are taken down, which would abort the process.
+
+    One that compiles finishes its kernel and begins no other.
+    """
+    with _changed:
+        _ended.set()
+        _changed.notify_all()
+    for each in REGISTRY.values():
+        each.ready.set()
+    for thread in (*_threads, *_asides):
+        thread.join()
+    _hold()
+
+
+atexit.register(_end)

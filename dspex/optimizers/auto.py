@@ -114,7 +114,7 @@ class Auto(Optimizer):
         count = shape.configurations
         if count is not None and count <= TINY and not several:
             here = f"there are {count} configurations"
-            if self._noisy():
+            if self._history.noisy:
                 return "bandit", f"{here}, and values are noisy: each evaluation goes where it tells the most."
             return "grid", f"{here}, so all of them are evaluated."
         most, limit = self._gp_trials()
@@ -151,10 +151,6 @@ class Auto(Optimizer):
         if shape.conditional:
             return "genetic", "children keep what is active in their parents, whatever the conditions"
         return "cmaes", "a search distribution that has seen all trials narrows down on the best"
-
-    def _noisy(self) -> bool:
-        history = self._history
-        return bool(history.variances[:, : history.count].any() or history.examples[: history.count].any())
 
     def _prepare(self) -> None:
         self._shape = Shape.of(self._lowered)

@@ -50,14 +50,14 @@ def _start(kind: type[Optimizer]) -> threading.Thread:
     def run() -> None:
         search(kind)
         exercise.statistics()
+        if jit.ending():
+            return
         place = stamp.folder("native")
         if place is not None:
             called = [each.name for each in jit.REGISTRY.values() if each.called]
             library.write(place / f"{kind.name}.txt", "\n".join(called).encode())
 
-    thread = threading.Thread(target=run, name=f"dspex-warm-{kind.name}", daemon=True)
-    thread.start()
-    return thread
+    return jit.aside(run, f"dspex-warm-{kind.name}")
 
 
 def search(kind: type[Optimizer]) -> None:
@@ -74,6 +74,8 @@ def search(kind: type[Optimizer]) -> None:
 def _search(kind: type[Optimizer], space: Space, objectives: tuple[Direction, ...]) -> None:
     optimizer = kind(space, objectives=objectives, budget=_TRIALS)
     for number in range(_TRIALS // 2):
+        if jit.ending():
+            return
         for candidate in optimizer.ask(2):
             score = float(candidate.config["flag"]) - 0.1 * (number % 5)
             # Numbers of examples at first, then variances.

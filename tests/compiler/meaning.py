@@ -46,12 +46,14 @@ class Run:
     Attributes:
         values: What the Variables are set to; the others stand for themselves.
         seed: Decides what is not set.
+        models: What tells the answers of modules apart; the others' own names do.
         acts: What acted on the world, in order.
         calls: The calls of language models, with how often each was made.
     """
 
     values: Mapping[str, Constant]
     seed: int = 0
+    models: Mapping[str, str] = field(default_factory=dict[str, str])
     acts: list[Term] = field(default_factory=list[Term])
     calls: Counter[Term] = field(default_factory=Counter[Term])
     known: dict[int, Term] = field(default_factory=dict[int, Term])
@@ -95,7 +97,7 @@ class Run:
         match node:
             case Lm():
                 settings = tuple((s.name, self._value(s.value)) for s in node.settings)
-                call = ("lm", node.module, node.scope, self._args(node.args), settings)
+                call = ("lm", self.models.get(node.module, node.module), node.scope, self._args(node.args), settings)
                 self.calls[call] += 1
                 return call
             case Python() | Tool() | Opaque():

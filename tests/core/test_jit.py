@@ -108,10 +108,10 @@ values, out = np.linspace(0, 1, 20), np.empty(100)
 rng.uniform(1, 2, 3, 4)
 child = os.fork()
 bootstrap.resampled_means(values, 1, 2, out)
-print(out.tobytes().hex(), flush=True)
 if child:
     assert os.waitpid(child, 0)[1] == 0
-else:
+print(out.tobytes().hex(), flush=True)
+if not child:
     os._exit(0)
 """
     first, second = probe(tmp_path, code)

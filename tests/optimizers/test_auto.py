@@ -69,6 +69,8 @@ def test_a_tiny_space_is_evaluated_in_full_and_again_where_values_are_noisy() ->
     opt.tell(opt.ask(), 0.5, noise=20)
     assert opt.current == "bandit"
     assert "noisy" in opt.explain()
+    opt.tell(0, 0.5)
+    assert opt.current == "grid"
     assert create("auto", dx.Space([dx.Choice("c", tuple("abcdefg")), dx.Bool("b")])).current == "gp"
 
 

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dspex.core import streams
 from dspex.core.ascent import ascend
 from dspex.core.gaussian import Features, Prior, Process
 from dspex.core.surrogate import MOST
@@ -19,7 +18,7 @@ from dspex.errors import CoreError
 from dspex.optimizers import create
 from dspex.optimizers.snapshot import sealed
 from dspex.program.space import Space
-from dspex.program.variables import Bool, Choice, Float, Int, Text
+from dspex.program.variables import Bool, Choice, Float, Text
 from tests.optimizers.test_conformance import mixed, score
 from tests.optimizers.test_tpe import search
 
@@ -94,33 +93,6 @@ def test_failures_are_avoided() -> None:
         else:
             opt.tell(candidate, candidate.config["x"])
     assert failed < 6  # of 25; a quarter of the space fails
-
-
-def test_a_lucky_value_over_few_examples_is_not_recommended() -> None:
-    opt = create("gp", Space([Int("k", 0, 30)]))
-    lucky, solid, *others = opt.ask(10)
-    opt.tell(lucky, 1.0, noise=2)
-    opt.tell(solid, 0.8, noise=1000)
-    for index, candidate in enumerate(others):
-        opt.tell(candidate, 0.4 + index / 50, noise=1000)
-    assert opt.recommend() == solid
-    assert opt.estimates()[solid.id] == pytest.approx(0.8, abs=0.05)
-
-
-@pytest.mark.slow
-def test_noisy_search_recommends_near_the_true_best() -> None:
-    space = Space([Float("x", 0, 1), Choice("c", tuple("abc"))])
-    regrets: list[float] = []
-    for seed in range(3):
-        opt = create("gp", space, seed=seed)
-        for turn in range(50):
-            candidate = opt.ask()
-            truth = 0.8 - abs(candidate.config["x"] - 0.3) / 2 - 0.2 * (candidate.config["c"] != "b")
-            right = sum(streams.uniform(seed, turn, 0, example) < truth for example in range(20))
-            opt.tell(candidate, right / 20, noise=20)
-        config = opt.recommend().config
-        regrets.append(abs(config["x"] - 0.3) / 2 + 0.2 * (config["c"] != "b"))
-    assert np.mean(regrets) < 0.1
 
 
 def test_a_batch_spreads_over_the_space() -> None:

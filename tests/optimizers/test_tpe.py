@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dspex.core import streams
 from dspex.optimizers import create
 from dspex.optimizers.optimizer import Direction
 from dspex.program.space import Space
-from dspex.program.variables import Choice, Float, Int
+from dspex.program.variables import Choice, Float
 from tests.optimizers.test_conformance import mixed, score
 
 
@@ -79,20 +78,6 @@ def test_failures_are_avoided() -> None:
     assert failed < 6
 
 
-def test_a_lucky_value_over_few_examples_is_not_recommended() -> None:
-    space = Space([Int("k", 0, 30)])
-    opt = create("tpe", space)
-    lucky, solid, *others = opt.ask(6)
-    opt.tell(lucky, 1.0, noise=2)
-    opt.tell(solid, 0.8, noise=100)
-    for index, candidate in enumerate(others):
-        opt.tell(candidate, 0.4 + index / 50, noise=100)
-    assert opt.recommend() == solid
-    estimates = opt.estimates()
-    assert 0.4 < estimates[lucky.id] < 0.8
-    assert estimates[solid.id] == pytest.approx(0.8, abs=0.03)
-
-
 def test_telling_again_replaces_the_value() -> None:
     opt = create("tpe", mixed())
     one, other = opt.ask(2)
@@ -109,18 +94,3 @@ def test_variances_are_taken_as_given() -> None:
     ):
         opt.tell(candidate, value, noise=variance)
     assert opt.recommend().id == 1
-
-
-def test_noisy_search_recommends_near_the_true_best() -> None:
-    space = Space([Float("x", 0, 1), Choice("c", tuple("abc"))])
-    regrets: list[float] = []
-    for seed in range(5):
-        opt = create("tpe", space, seed=seed)
-        for turn in range(60):
-            candidate = opt.ask()
-            truth = 0.8 - abs(candidate.config["x"] - 0.3) / 2 - 0.2 * (candidate.config["c"] != "b")
-            right = sum(streams.uniform(seed, turn, 0, example) < truth for example in range(20))
-            opt.tell(candidate, right / 20, noise=20)
-        config = opt.recommend().config
-        regrets.append(abs(config["x"] - 0.3) / 2 + 0.2 * (config["c"] != "b"))
-    assert np.mean(regrets) < 0.12

@@ -11,6 +11,7 @@ import pytest
 from dspex.optimizers.random import Random
 from dspex.optimizers.warm import warm
 from tests.core.test_jit import compiles, probe
+from tests.kernels import share_compiled
 
 WARM = """
 import sys
@@ -41,9 +42,22 @@ def test_warming_runs_once_in_the_background() -> None:
 
 
 @compiles
+def test_no_thread_runs_into_the_end_of_the_process(tmp_path: Path) -> None:
+    code = """
+import atexit, threading
+atexit.register(lambda: print([each.name for each in threading.enumerate() if each.name.startswith("dspex-")]))
+from dspex.optimizers.tpe import TPE
+from dspex.optimizers.warm import warm
+print(warm(TPE).name)
+"""
+    assert probe(tmp_path, code) == ["dspex-warm-tpe", "[]"]
+
+
+@compiles
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(sys.platform != "linux" or shutil.which("cc") is None, reason="no libraries are made here")
 def test_the_next_process_has_nothing_to_warm(tmp_path: Path) -> None:
-    assert probe(tmp_path, WARM, seconds=500) == ["True True False", "[]"]
-    assert probe(tmp_path, WARM, seconds=500) == ["False False False", "[]"]
+    cache = share_compiled(tmp_path / "cache")
+    assert probe(cache, WARM, seconds=500) == ["True True False", "[]"]
+    assert probe(cache, WARM, seconds=500) == ["False False False", "[]"]

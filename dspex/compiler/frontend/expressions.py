@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import keyword
+import sys
 from dataclasses import replace
 from types import MethodType
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
@@ -77,6 +78,12 @@ def fact_of(symbol: Symbolic) -> Fact:
     return Fact(symbol.type, symbol.plain or is_plain(symbol.type), True)
 
 
+def _digest(node: ast.expr) -> str:
+    """The digest of an expression, whatever Python reads it: 3.13 began to leave empty lists out of a dump."""
+    text = ast.dump(node, show_empty=True) if sys.version_info >= (3, 13) else ast.dump(node)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
 def capture(interpreter: Interpreter, node: ast.expr, *, outer: ast.Call | None = None) -> Symbolic:
     """One python node for `node`.
 
@@ -101,7 +108,7 @@ def capture(interpreter: Interpreter, node: ast.expr, *, outer: ast.Call | None 
         tuple(Argument(name, item.value) for name, item in rewriter.captured.items()),
         reader.type(fact.type),
         text,
-        hashlib.sha256(ast.dump(node).encode("utf-8", "surrogatepass")).hexdigest()[:16],
+        _digest(node),
         awaits=outer is not None,
         pure=fact.pure and outer is None and not rewriter.uses,
         uses=tuple(dict.fromkeys(rewriter.uses)),

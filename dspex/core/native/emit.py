@@ -100,7 +100,9 @@ def _linked(compiled: bytes) -> bytes:
     program = linker()
     if program is None:
         raise FileNotFoundError("no cc, gcc or clang was found to link with")
-    with tempfile.TemporaryDirectory(prefix="dspex-link-") as place:
+    # No TemporaryDirectory: a process that ends would clear it, with a warning, while the linker is at work in it.
+    place = tempfile.mkdtemp(prefix="dspex-link-")
+    try:
         source, made = Path(place) / "kernels.o", Path(place) / "kernels.so"
         source.write_bytes(compiled)
         command = [program, *_LINK, "-o", str(made), str(source), "-lm", "-lc"]
@@ -108,6 +110,8 @@ def _linked(compiled: bytes) -> bytes:
         if done.returncode:
             raise Unfit(f"linking failed: {done.stderr.strip()}")
         return made.read_bytes()
+    finally:
+        shutil.rmtree(place)
 
 
 def _machine(codegen: Any) -> Any:
