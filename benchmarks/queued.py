@@ -4,8 +4,9 @@
 
 Each case runs in a new process; the figure is what its resident memory grows by from one call to all of them, whose
 inputs were there before. ``batch`` is `Program.batch`, which begins no more calls than are worth it; ``calls`` is one
-task a request in the call path, all waiting for admission; ``programs`` one task a call of a program; ``semaphore`` one
-bare task a call before an `asyncio.Semaphore`: what such a queue costs without any client. Goal: 200 MB.
+task a request in the call path, all waiting for admission; ``programs`` one task a call of a program; ``compiled`` the
+same of the compiled program; ``cached`` of the program with the cache on, as it is by default; ``semaphore`` one bare
+task a call before an `asyncio.Semaphore`: what such a queue costs without any client. Goal: 200 MB.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import IO, Any, cast
 
 import dspex as dx
@@ -24,12 +27,13 @@ from benchmarks.peers.dspy.ours import QA, Ask
 from dspex.executor.call import complete
 from dspex.executor.models import gate_for
 from dspex.executor.runner import batch_async
+from dspex.lm.model import CacheMode
 from dspex.lm.types import LMRequest, Message
 from dspex.program.context import current
 
 ROOT = Path(__file__).resolve().parents[1]
 IN_FLIGHT = 32
-CASES = ("batch", "calls", "programs", "semaphore")
+CASES = ("batch", "calls", "programs", "compiled", "cached", "semaphore")
 
 
 def resident() -> int:
@@ -40,7 +44,7 @@ def resident() -> int:
 
 async def held(case: str, url: str, calls: int) -> tuple[int, float]:
     """Bytes that `calls` queued calls hold, and processor seconds to queue and to cancel them."""
-    program = QA()
+    program = dx.compile(QA()) if case == "compiled" else QA()
     semaphore = asyncio.Semaphore(IN_FLIGHT)
 
     async def waiting() -> None:
@@ -49,7 +53,8 @@ async def held(case: str, url: str, calls: int) -> tuple[int, float]:
 
     inputs = [Ask(question=f"question {number}") for number in range(calls)]
     requests = [LMRequest((Message("user", x.question),)) for x in inputs]
-    lm = dx.LM("openai/m", base_url=url, api_key="x", concurrency=IN_FLIGHT, cache="off")
+    cache: CacheMode = "on" if case == "cached" else "off"
+    lm = dx.LM("openai/m", base_url=url, api_key="x", concurrency=IN_FLIGHT, cache=cache)
     with dx.using(lm=lm):
         first = asyncio.ensure_future(program(Ask(question="first")))
         await asyncio.sleep(0.2)
@@ -59,7 +64,7 @@ async def held(case: str, url: str, calls: int) -> tuple[int, float]:
         elif case == "calls":
             gate, context = await gate_for(lm), current()
             tasks = [asyncio.ensure_future(complete(gate, request, context)) for request in requests]
-        elif case == "programs":
+        elif case in ("programs", "compiled", "cached"):
             tasks = [asyncio.ensure_future(program(x)) for x in inputs]
         else:
             tasks = [asyncio.ensure_future(waiting()) for _ in inputs]
@@ -91,7 +96,9 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         url = f"http://127.0.0.1:{cast('IO[str]', server.stdout).readline().strip()}/v1"
         for case in CASES:
             own = [sys.executable, "-m", "benchmarks.queued", f"--case={case}", f"--url={url}", f"--calls={args.calls}"]
-            done = subprocess.run(own, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+            with TemporaryDirectory() as cache:
+                env = {**os.environ, "DSPEX_CACHE_DIR": cache}
+                done = subprocess.run(own, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True, env=env)
             one = results[case] = json.loads(done.stdout)
             size, cpu = one["bytes"], one["cpu_s"] / args.calls * 1e6
             print(f"| {case} | {size / 1e6:.0f} MB | {size / args.calls:.0f} B | {cpu:.0f} µs |")

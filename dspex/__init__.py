@@ -35,7 +35,9 @@ if TYPE_CHECKING:
         UsageError,
     )
     from dspex.evaluation.dataset import Dataset, load
+    from dspex.evaluation.evaluation import Evaluation, evaluate, evaluate_async
     from dspex.evaluation.metrics import exact_match, f1
+    from dspex.executor.batches import Batches
     from dspex.executor.budget import BudgetAccount
     from dspex.executor.embedding import embed, embed_async
     from dspex.executor.live import Stream
@@ -75,7 +77,9 @@ _HOMES = {
         "ServerError StudyError UsageError"
     ),
     "dspex.evaluation.dataset": "Dataset load",
+    "dspex.evaluation.evaluation": "Evaluation evaluate evaluate_async",
     "dspex.evaluation.metrics": "exact_match f1",
+    "dspex.executor.batches": "Batches",
     "dspex.executor.budget": "BudgetAccount",
     "dspex.executor.embedding": "embed embed_async",
     "dspex.executor.live": "Stream",
@@ -112,6 +116,7 @@ __all__ = [
     "FREE",
     "LM",
     "ApiKey",
+    "Batches",
     "Bool",
     "Budget",
     "BudgetAccount",
@@ -132,6 +137,7 @@ __all__ = [
     "Demos",
     "DspexError",
     "Endpoint",
+    "Evaluation",
     "Fallback",
     "Float",
     "Hedge",
@@ -182,6 +188,8 @@ __all__ = [
     "embed",
     "embed_async",
     "errors",
+    "evaluate",
+    "evaluate_async",
     "exact_match",
     "f1",
     "fallback",

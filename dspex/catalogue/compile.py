@@ -48,8 +48,8 @@ COMPILE: dict[str, Entry] = {
     ),
     "DX2008": Entry(
         "compile takes a program",
-        "dx.compile wants an instance of a dx.Program, because modules and values belong to instances. Call the class "
-        "first, dx.compile(QABot()), or write a program around the function.",
+        "dx.compile and dx.evaluate want an instance of a dx.Program, because modules and values belong to instances. "
+        "Call the class first, dx.compile(QABot()), or write a program around the function.",
     ),
     "DX2009": Entry(
         "a Variable is given to two modules that nothing holds together",

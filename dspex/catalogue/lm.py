@@ -159,6 +159,12 @@ LM: dict[str, Entry] = {
         "Gemini's protocol names the tool in a result, so the assistant's turn that asked for the call, with its "
         "tool_calls, must stand before the tool's turn that answers it. Nothing was sent.",
     ),
+    "DX4218": Entry(
+        "a function gives no key",
+        "api_key= of dx.LM(...) is a function, which is asked for every request. It raised an error, from which this "
+        "one was raised, or gave something that is no key. What it said is not told here, for it may hold the key. "
+        "Nothing was sent; an error of the function's own is tried again like other failures that may pass.",
+    ),
     "DX4217": Entry(
         "the request holds text that cannot be sent",
         "A Python text can hold half of a surrogate pair, for example of a file that was read with "
@@ -299,28 +305,30 @@ LM: dict[str, Entry] = {
     ),
     "DX4711": Entry(
         "the model has no batch endpoint",
-        "Batches need a provider with a batch API (OpenAI, Anthropic). Call the model in the ordinary way, or choose "
-        "one of these.",
+        "Batches need a provider with a batch API (OpenAI, Azure, Anthropic), of the model and of each of its "
+        "fallbacks. Leave batch= out, or choose another model.",
     ),
     "DX4712": Entry(
         "a batch ended without an answer to this request",
         "The provider's batch expired, was cancelled or failed before it came to this request; what it did not answer "
-        "is not charged. Asked again under the same name, only such requests are handed in once more.",
+        "is not charged. It was handed in again as often as retries= allows. Asked again with the same folder, only "
+        "such requests are handed in once more.",
     ),
     "DX4713": Entry(
-        "a batch may have been handed in twice",
-        "A process ended between handing a batch in and noting its id, so nobody knows whether the provider has it, "
-        "and the model is configured with retry_ambiguous=False. Look at the provider's list of batches; to go on, "
-        "allow ambiguous retries or choose another name.",
+        "a batch may have been handed in already",
+        "A process ended between handing a batch in and noting its id, or the connection broke then, so nobody knows "
+        "whether the provider has it: its requests count as spent, uncertain. They are handed in again where "
+        "LM(retry_ambiguous=True) and retries= allow that. Otherwise look at the provider's list of batches; to go "
+        "on, allow it or choose another folder.",
     ),
     "DX4715": Entry(
         "an embedding model gave too few or too many vectors",
         "The embed method of an object that was given as lm= returns one vector for each text, in their order.",
     ),
-    "DX4714": Entry(
-        "the work under this name belongs to another model",
-        "A batch's record is kept under its name, and the record was begun with another model or address. Choose "
-        "another name, or use the model that it was begun with.",
+    "DX4716": Entry(
+        "a setting of batches is out of range",
+        "Batches(folder, ...) takes a folder's path; interval= and quiet= are seconds, at least 0, size= is a number "
+        "of requests, at least 1, and tell= is a function of a text.",
     ),
     "DX4730": Entry(
         "a rate limit is not a positive number",

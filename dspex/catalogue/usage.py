@@ -201,13 +201,19 @@ USAGE: dict[str, Entry] = {
         "certificates that cannot be used",
         "verify= of dx.LM(...), or SSL_CERT_FILE, names the file or folder of the certificates to trust, and cert= the "
         "client's own certificate and key, unencrypted, all in PEM form. A file is missing, unreadable or of another "
-        "kind. verify=False is refused: it would send the key to whoever answers. To reach a server whose certificate "
-        "nobody signed, name that certificate.",
+        "kind, or the server is reached over http://, which has none. verify=False is refused: it would send the key "
+        "to whoever answers. To reach a server whose certificate nobody signed, name that certificate.",
     ),
     "DX8161": Entry(
         "settings of a connection beside a transport",
         "A transport of httpx brings its own certificates and its own proxy. Set them there, and leave verify=, cert= "
         "and proxy= of dx.LM(...) out.",
+    ),
+    "DX8162": Entry(
+        "settings of a server that a model does not have",
+        "local/NAME runs on this machine and replay/FILE reads a recording, so base_url=, verify=, cert= and proxy= of "
+        "dx.LM(...) would go unused, and calls would not go where they say. A server is named by its protocol, such as "
+        'dx.LM("openai/NAME", base_url=...).',
     ),
     "DX8201": Entry(
         "pyproject.toml cannot be read",

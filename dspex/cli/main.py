@@ -29,6 +29,7 @@ COMMANDS = {
     "demo": ("dspex.cli.demo", "Optimize a real program on the real local model, end to end."),
     "new": ("dspex.cli.new", "Create a small project that runs."),
     "run": ("dspex.cli.run", "Run a program or an artifact on one input."),
+    "evaluate": ("dspex.cli.evaluate", "Score a program or an artifact on a data set."),
     "optimize": ("dspex.cli.optimize", "Search a program's Variables on a data set."),
     "compile": ("dspex.cli.compile", "Compile a program into a .dspex artifact."),
     "verify": ("dspex.cli.sign:verify", "Check an artifact's hashes and its signature."),

@@ -243,13 +243,8 @@ def user_traceback(error: BaseException, *, whole: bool = False) -> str:
 
 def usage_error(error: click.ClickException) -> int:
     """Report a command line that click refused."""
-    found = channel()
-    if found.as_json:
-        at = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx is not None else "dspex"
-        document = {"code": "DX8001", "message": error.format_message(), "where": None, "fix": f"see {at} --help"}
-        emit(envelope("failed", error=document, stopped_because=document["message"]))
-    error.show(sys.stderr)
-    return USAGE
+    at = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx is not None else "dspex"
+    return failed(UsageError("DX8001", error.format_message(), fix=f"see {at} --help"))
 
 
 def interrupted() -> int:

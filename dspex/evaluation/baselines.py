@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 from dspex.errors import DataError
 from dspex.evaluation.dataset import Dataset, Example
-from dspex.evaluation.evaluator import Outcome, evaluate
+from dspex.evaluation.evaluator import Outcome, outcome_of
 from dspex.program.demos import canonical_json, input_text
 from dspex.program.metric import MetricLike
 from dspex.program.schema import Schema
@@ -39,7 +39,7 @@ class Yardstick(Generic[I, O]):
 
     async def evaluate(self, dataset: Dataset[I, O], metric: MetricLike[I, O]) -> list[Outcome[O]]:
         """The outcome of each example, in order, by the metric that programs are scored with."""
-        return [await evaluate(self, example, metric) for example in dataset]
+        return [await outcome_of(self, example, metric) for example in dataset]
 
 
 def majority(train: Dataset[I, O]) -> Yardstick[I, O]:

@@ -32,7 +32,7 @@ from dspex.program.outputs import output_of
 from dspex.program.schema import Schema
 from dspex.program.trace import Trace
 
-__all__ = ["Outcome", "Runnable", "evaluate", "score_of"]
+__all__ = ["Outcome", "Runnable", "outcome_of", "score_of"]
 
 I = TypeVar("I", bound=Schema)  # noqa: E741
 O = TypeVar("O", bound=Schema)  # noqa: E741
@@ -89,7 +89,7 @@ class Outcome(Generic[O]):
         return sum((call.spent for call in self.trace.calls), NOTHING)
 
 
-async def evaluate(
+async def outcome_of(
     program: Runnable[I, O], example: Example[I, O], metric: MetricLike[I, O], *, rollout: int = 0
 ) -> Outcome[O]:
     """Run the program on one example and score what it gives.

@@ -267,7 +267,7 @@ class Limit:
 
         Args:
             tokens: Upper estimate of what it uses, input and output.
-            priority: A higher one goes first, always.
+            priority: A higher one goes first, but for the turn that a lower one is owed (`queueing.PASSED`).
             tenant: Within a priority tenants take turns, however many calls each has waiting.
             weight: Calls of this tenant that one turn serves, >= 1; the latest call's holds.
 
@@ -293,14 +293,14 @@ class Limit:
         """
         if weight < 1:
             raise UsageError("DX4733", f"one turn serves at least one call of a tenant, got a weight of {weight}")
-        turn = Turn(asyncio.get_running_loop(), tokens, priority, tenant, weight)
+        turn = Turn(asyncio.get_running_loop(), tokens, priority, tenant)
         with self._lock:
             turn.since = now = self._clock()
             if borrowing.get():
                 turn.permit = self._admit(tokens, now)
                 turn.set_result(None)
             else:
-                self._line.push(turn)
+                self._line.push(turn, weight)
                 self._serve(now)
         self._settle()
         return turn
@@ -310,6 +310,14 @@ class Limit:
         assert turn.permit is not None
         turn.permit.started = self._clock()
         return turn.permit
+
+    def advance(self, turn: Turn, priority: int) -> None:
+        """Let a turn that has not come yet wait as one of a higher priority."""
+        with self._lock:
+            if turn.permit is None and not turn.gone and priority > turn.priority:
+                self._line.advance(turn, priority)
+                self._serve(self._clock())
+        self._settle()
 
     def leave(self, turn: Turn) -> None:
         """Nobody waits for `turn` any more."""

@@ -45,11 +45,14 @@ class Alarms:
         self._armed = inf
         self._timer: asyncio.TimerHandle | None = None
 
-    async def bound(self, work: Awaitable[T], left: float | None = None) -> T:
+    async def bound(
+        self, work: Awaitable[T], left: float | None = None, overdue: Callable[[], Exception] | None = None
+    ) -> T:
         """The result of `work`, which is cancelled after the limit, or after what is `left` of it, in seconds.
 
         Raises:
-            Exception: `overdue`'s. As with `asyncio.timeout`, a cancellation that came from elsewhere as well goes on.
+            Exception: `overdue`'s, or that of all. As with `asyncio.timeout`, a cancellation that came from elsewhere
+                as well goes on.
         """
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
@@ -64,7 +67,7 @@ class Alarms:
             return await work
         except asyncio.CancelledError:
             if alarm.rang and task.cancelling() - 1 <= alarm.before:
-                raise self._overdue() from None
+                raise (overdue or self._overdue)() from None
             raise
         finally:
             self._set.discard(alarm)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, TypeGuard, TypeVar
 
 from dspex.errors import LMError, RateLimited, ResponseError, Sent, ServerError
 from dspex.executor.admission import Outcome, Permit, outcome_of
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from dspex.executor.models import Gate
     from dspex.executor.queueing import Turn
     from dspex.executor.routes import Route
-    from dspex.program.context import Journal, Reservation
+    from dspex.program.context import Reservation
 
 T = TypeVar("T")
 
@@ -47,19 +47,27 @@ OF_THE_ROUTE = frozenset((KEY_REFUSED, "DX4203", "DX4204"))
 """Refusals of a key or an address: another route may know better."""
 
 
+class Unsent(BaseException):
+    """An attempt ended for a `reason` while its model still held it back."""
+
+    def __init__(self, reason: BaseException) -> None:
+        self.reason = reason
+
+
 class Attempt:
     """One attempt: reserve, wait for admission, send, settle, commit. `enter`, `begin`, then `run` or `parts`."""
 
     __slots__ = (
         "_held",
         "_permit",
-        "_ticket",
+        "_refusal",
         "_token",
+        "_turn",
         "began",
-        "begun",
         "call",
         "ended",
         "model",
+        "record",
         "response",
         "route",
     )
@@ -71,70 +79,104 @@ class Attempt:
         self.route = route
         self.model = route.model
         self.began = 0.0
-        self.begun = False
         self.ended = False
         self._held: Reservation | None = None
+        self._turn: Turn | None = None
         self._permit: Permit | None = None
         self._token: int | None = None
-        self._ticket = 0
+        self.record: asyncio.Future[int] | None = None
+        self._refusal: LMError | None = None
+
+    @property
+    def begun(self) -> bool:
+        """Whether its request was on the way to be sent."""
+        return self.began > 0.0
 
     def enter(self, *, urgent: bool = False) -> Turn | None:
         """Reserve, and ask for admission: None where that is given at once, else the turn that comes before `begin`.
 
         The turn is awaited by the caller itself, because each coroutine in between is held by every waiting call; when
-        that ends in an error, the caller says so to `leave`. An `urgent` attempt waits before all others.
+        that ends in an error, the caller says so to `leave`. What refuses the attempt is raised by `begin`. An `urgent`
+        attempt waits before all others.
         """
         call, context = self.call, self.call.context
         self.route.load += 1
         try:
             if context.account is not None:
                 self._held = context.account.reserve(call.upper)
+            if context.journal is not None:
+                # While it waits for its turn, the disk is at work.
+                self.record = context.journal.started(call.key or "", call.gate.name, call.upper)
             if self.route.limit is not None:
                 tokens = _estimate(call.request)
                 self._permit = self.route.limit.try_acquire(tokens) or self._elsewhere(tokens)
                 if self._permit is None:
-                    priority = _URGENT if urgent else context.priority
-                    return self.route.limit.queue(tokens, priority=priority, tenant=context.tenant)
+                    priority = _URGENT if urgent else call.priority
+                    self._turn = self.route.limit.queue(tokens, priority=priority, tenant=context.tenant)
+        except LMError as refusal:
+            self._unsent()
+            self._refusal = refusal
         except BaseException:
             self._unsent()
             raise
-        return None
+        return self._turn
 
-    def leave(self, turn: Turn) -> None:
+    def hurry(self, priority: int) -> None:
+        """Wait from now on as a call of that priority."""
+        if self._turn is not None and self.route.limit is not None:
+            self.route.limit.advance(self._turn, priority)
+
+    def leave(self) -> None:
         """Its turn is not awaited any more."""
-        if self.route.limit is not None:
-            self.route.limit.leave(turn)
+        if self._turn is not None and self.route.limit is not None:
+            self.route.limit.leave(self._turn)
         self._unsent()
 
-    async def begin(self, turn: Turn | None) -> None:
-        """Get all else that has to be had before the request is sent, once `turn` has come."""
-        call, context, limit = self.call, self.call.context, self.route.limit
-        try:
-            if turn is not None and limit is not None:
-                self._permit = limit.granted(turn)
-            breaker = self.route.breaker
-            if breaker is not None:
-                self._token = breaker.enter()
-            if context.journal is not None:
-                self._ticket = await context.journal.started(call.key or "", call.gate.name, call.upper)
-        except BaseException:
-            self._unsent()
-            raise
-        call.attempts += 1
-        self.model = self.route.model
-        self.begun = True
-        self.began = time.perf_counter()
-
-    async def wait(self, *, urgent: bool = False) -> None:
-        """`enter`, the turn, and `begin`."""
+    async def admitted(self, *, urgent: bool = False) -> None:
+        """`enter`, and the turn."""
         turn = self.enter(urgent=urgent)
         if turn is not None:
             try:
                 await turn
             except BaseException:
-                self.leave(turn)
+                self.leave()
                 raise
-        await self.begin(turn)
+
+    def begin(self) -> None:
+        """Get all else that has to be had before the request is sent, once its turn has come."""
+        if self._refusal is not None:
+            raise self._refusal
+        limit, breaker = self.route.limit, self.route.breaker
+        try:
+            if self._turn is not None and limit is not None:
+                self._permit = limit.granted(self._turn)
+            if breaker is not None:
+                self._token = breaker.enter()
+        except BaseException:
+            self._unsent()
+            raise
+        self.call.attempts += 1
+        self.model = self.route.model
+        self.began = time.perf_counter()
+
+    async def noted(self, record: asyncio.Future[int]) -> None:
+        """Wait until it is durable that the request is about to be sent."""
+        try:
+            # Whoever is cancelled meanwhile leaves the record alone, which then says that nothing was sent.
+            await (record if record.done() else asyncio.shield(record))
+        except BaseException:
+            self.call.attempts -= 1
+            self.began = 0.0
+            self._unsent()
+            raise
+        self.began = time.perf_counter()
+
+    async def wait(self, *, urgent: bool = False) -> None:
+        """`admitted`, `begin` and `noted`."""
+        await self.admitted(urgent=urgent)
+        self.begin()
+        if self.record is not None:
+            await self.noted(self.record)
 
     def _elsewhere(self, tokens: int) -> Permit | None:
         """A slot that is free now on another route."""
@@ -156,12 +198,15 @@ class Attempt:
             answer = self.model.complete(self.call.request)
             response = await (answer if alarms is None else alarms.bound(answer))
         except LMError as error:
-            await self.failed(error)
+            self.failed(error)
             raise
+        except Unsent as held:
+            self._unsent()
+            raise held.reason from None
         except BaseException:
             self.abandoned()
             raise
-        await self.succeeded(response)
+        self.succeeded(response)
         return self
 
     async def parts(self) -> AsyncGenerator[Delta]:
@@ -169,9 +214,10 @@ class Attempt:
         gate, model = self.call.gate, self.model
         if not _streams(model):
             await self.run()
-            yield Delta(self.response.text, self.response.reasoning, self.response)
+            yield Delta.whole(self.response)
             return
         source = model.stream(self.call.request)
+        produced = False
         try:
             async with aclosing(source):
                 while True:
@@ -191,20 +237,20 @@ class Attempt:
                         )
                     if part.response is not None:
                         break
-                    given = time.perf_counter()
+                    produced, given = True, time.perf_counter()
                     yield part
                     # What the reader takes is no time of the server's.
                     self.began += time.perf_counter() - given
         except LMError as error:
-            await self.failed(error)
+            self.failed(error, produced)
             raise
         except BaseException:
             self.abandoned()
             raise
-        await self.succeeded(part.response)
+        self.succeeded(part.response)
         yield part
 
-    async def succeeded(self, response: LMResponse) -> None:
+    def succeeded(self, response: LMResponse) -> None:
         """The answer is there: pay for it, and remember it."""
         usage = response.usage
         self._leave("ok", response=response, tokens=None if usage is None else usage.input_tokens + usage.output_tokens)
@@ -220,19 +266,19 @@ class Attempt:
             else:
                 self._held.uncertain(call.upper)
         self.response = response
-        if call.context.journal is not None:
+        if call.context.journal is not None and self.record is not None:
             paid = spent if exact else call.upper
-            await _finished(_commit(call.context.journal, self._ticket, call.key or "", response, paid))
+            call.context.journal.committed(self.record, call.key or "", response, paid)
 
-    async def failed(self, error: LMError) -> None:
-        """The attempt ended in `error`: give back what was not used, and remember that it failed."""
+    def failed(self, error: LMError, produced: bool = False) -> None:
+        """The attempt ended in `error`, after it had `produced` a part or not: give back what was not used."""
         call, gate, sent = self.call, self.call.gate, error.sent
         outcome = outcome_of(error)
         if gate.route is None and error.code in OF_THE_ROUTE:
             outcome = "failed"
         self._leave(outcome, error=error)
         call.saw(sent)
-        cost = NOTHING if sent == "no" else Spend(1) if is_free(error) else None
+        cost = NOTHING if sent == "no" else Spend(1) if is_free(error) and not produced else None
         self._close(sent, cost)
         if sent != "no":
             call.paid(_known(gate, cost))
@@ -242,8 +288,8 @@ class Attempt:
                 call.tab.unsent(gate.name, error.code)
             else:
                 call.tab.failed(gate.name, error.code, self._bound() if cost is None else None)
-        if call.context.journal is not None and self._ticket:
-            await _finished(call.context.journal.failed(self._ticket, call.key or "", error, cost))
+        if call.context.journal is not None and self.record is not None:
+            call.context.journal.failed(self.record, call.key or "", error, cost)
 
     def abandoned(self) -> None:
         """The caller wants no answer any more, or the model is defective: what was sent may have to be paid."""
@@ -264,6 +310,8 @@ class Attempt:
         """`begin` came to no good end."""
         self._leave("unsent")
         self._close("no", None)
+        if self.call.context.journal is not None and self.record is not None:
+            self.call.context.journal.unsent(self.record, self.call.key or "")
 
     def _leave(
         self,
@@ -303,30 +351,9 @@ class Attempt:
             held.uncertain(self.call.upper)
 
 
-async def _commit(journal: Journal, ticket: int, key: str, response: LMResponse, spent: Spend) -> None:
-    await journal.committed(ticket, key, response, spent)
-
-
 def _streams(model: LanguageModel) -> TypeGuard[StreamingModel]:
     # To check for every member of the protocol takes longer than all else that an attempt does.
     return hasattr(model, "stream")
-
-
-async def _finished(record: Coroutine[Any, Any, T]) -> T:
-    """Wait for a record to be written even when the caller is cancelled meanwhile: what was paid is remembered."""
-    task = asyncio.ensure_future(record)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        while not task.done():
-            try:
-                await asyncio.wait((task,))
-            except asyncio.CancelledError:
-                continue
-        if not task.cancelled():
-            # The cancellation wins over a failed write, whose exception counts as retrieved.
-            task.exception()
-        raise
 
 
 def upper_bound(gate: Gate, request: LMRequest) -> Spend:

@@ -170,7 +170,7 @@ class BudgetAccount:
             if used + upper.tokens > budget.tokens:
                 raise self._exceeded("tokens", budget.tokens, used, upper.tokens)
         if budget.wall_seconds is not None and self.elapsed >= budget.wall_seconds:
-            raise self._exceeded("wall", f"{budget.wall_seconds:g} s", f"{self.elapsed:.3g} s", "one more call")
+            raise self._exceeded("wall", f"{budget.wall_seconds:g} s", f"{self.elapsed:.3g} s", "one call")
 
     def _exceeded(self, name: str, cap: object, used: object, upper: object) -> BudgetExceeded:
         return BudgetExceeded(

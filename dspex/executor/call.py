@@ -1,7 +1,7 @@
 """The one call path: every request to a language model goes through `complete` or `stream`, in this order.
 
-cache → single-flight → settled journal → (route → budget.reserve → admission → breaker → attempt (durable start,
-timeout, hedge) → classify) → retry (Retry-After, jitter, allowance, deadline) → fallback → commit.
+cache → single-flight → settled journal → (route → budget.reserve → durable start → admission → breaker → attempt
+(timeout, hedge) → classify) → retry (Retry-After, jitter, allowance, deadline) → fallback → commit.
 
 Retries, hedges and fallbacks are attempts like the first: each reserves, waits for admission and is settled by itself.
 What a call does not need costs it nothing: without a timeout no timer is made, without a cache no key is hashed,
@@ -11,22 +11,25 @@ and no task is ever started for a call that is answered in time.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dspex.errors import BudgetExceeded, CallTimeout, LMError, RateLimited, Sent, ServerError
-from dspex.executor.attempt import KEY_REFUSED, OF_THE_ROUTE, Attempt, upper_bound
+from dspex.errors import BudgetExceeded, CallTimeout, LMError, Sent
+from dspex.executor.attempt import Attempt, upper_bound
 from dspex.executor.caching import call_key
-from dspex.executor.flight import TakeOver
+from dspex.executor.flight import Flight, TakeOver
 from dspex.executor.hedge import Stragglers, hedged
 from dspex.executor.models import Gate, here
+from dspex.executor.recovery import Recovery
 from dspex.executor.routes import Route, pick
+from dspex.lm.record import record
 from dspex.lm.spend import NOTHING, Spend
 from dspex.lm.types import Capabilities, LMRequest, LMResponse
 
 if TYPE_CHECKING:
+    from dspex.executor.queueing import Turn
     from dspex.program.context import Context
     from dspex.program.ledger import Tab
 
@@ -36,10 +39,13 @@ TOO_LATE = "DX4702"
 Adapt = Callable[[Capabilities], LMRequest]
 """Gives the request as a model of other capabilities needs it."""
 
+_NO_CONTEXT = contextvars.Context()
+"""For what reads no context variable: a copy of the caller's would be made for each."""
+
 _RANK: dict[Sent, int] = {"no": 0, "maybe": 1, "yes": 2}
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Called:
     """How a call came out.
 
@@ -87,10 +93,7 @@ def complete(
         LMError: With ``attempts``, ``sent`` and ``spent`` of the call as a whole.
     """
     # No coroutine of its own: a hundred thousand calls that wait hold on to each one that stands between.
-    call = Call(gate, request, context, adapt, tab)
-    keyed = gate.reads or gate.writes or context.journal is not None or shared
-    go = _joined if keyed else _answered
-    return go(call) if context.deadline is None else _bounded(go, call, context.deadline)
+    return carried(Call(gate, request, context, adapt, tab), shared)
 
 
 def store(gate: Gate, called: Called) -> None:
@@ -107,87 +110,18 @@ def store(gate: Gate, called: Called) -> None:
         gate.cache.put(key, called.response)
 
 
-async def _bounded(go: Callable[[Call], Coroutine[Any, Any, Called]], call: Call, deadline: float) -> Called:
-    remaining = deadline - time.monotonic()
-    if remaining <= 0:
-        raise call.too_late()
-    timer = asyncio.timeout(remaining)
-    try:
-        async with timer:
-            return await go(call)
-    except TimeoutError:
-        if timer.expired():
-            raise call.too_late() from None
-        raise
-
-
-async def _joined(call: Call) -> Called:
-    """Cache, single-flight and journal."""
-    gate, journal = call.gate, call.context.journal
-    key = call.key = call_key(gate.fingerprint, call.request)
-    found = kept(gate, key)
-    if found is not None:
-        return call.outcome(found, cached=True)
-    flights = here().flights
-    # A flight is shared only by calls that the same study remembers, and that go the same way: another configuration
-    # of the same model may have another key, or more patience.
-    place = (key, id(journal), id(gate.model))
-    flight = flights.get(place)
-    if flight is None:
-        flight = flights.lead(place)
-    else:
-        landed = await flights.follow(place, flight)
-        if not isinstance(landed, TakeOver):
-            call.fallback = landed.fallback
-            gate.tally.add("joined")
-            return call.outcome(landed.response, cached=True)
-    landing: Called | None = None
-    shared_error: LMError | None = None
-    try:
-        settled = None if journal is None else journal.settled(key)
-        landing = await _answered(call) if settled is None else call.outcome(settled, cached=True)
-        return landing
-    except LMError as error:
-        if not (isinstance(error, BudgetExceeded) or call.hurried):
-            shared_error = error
-        raise
-    finally:
-        if landing is not None:
-            flights.land(place, flight, landing)
-        elif shared_error is not None:
-            flights.crash(place, flight, shared_error)
-        else:
-            # Cancelled, out of budget, or the journal failed: reasons that are this caller's own.
-            flights.give_up(place, flight)
-
-
-async def _answered(call: Call) -> Called:
-    """Attempts until one succeeds or there is nothing more to try."""
-    call.ask(call.gate, call.request)
-    while True:
-        attempt = call.next()
+async def carried(call: Call, shared: bool = False) -> Called:
+    """The outcome of `call`, from its beginning."""
+    place = call.begin(shared)
+    if place is not None:
         try:
-            turn = attempt.enter()
-            if turn is not None:
-                try:
-                    await turn
-                except BaseException:
-                    attempt.leave(turn)
-                    raise
-            await attempt.begin(turn)
-            stragglers = call.gate.stragglers
-            if stragglers is None or stragglers.late is None:
-                await attempt.run()
-            else:
-                attempt = await _hedged(attempt, stragglers, stragglers.late)
-            return call.outcome(attempt.response)
-        except LMError as error:
-            pause = await call.pause(attempt, error)
-        if pause is None:
-            raise call.final
-        if call.known is not None:
-            return call.outcome(call.known, cached=True)
-        await call.gate.sleep(pause)
+            await place
+        except BaseException:
+            call.leave(place)
+            # It may hold the error, whose traceback holds this frame.
+            del place
+            raise
+    return await call.end(place)
 
 
 async def _hedged(first: Attempt, stragglers: Stragglers, late: float) -> Attempt:
@@ -196,7 +130,7 @@ async def _hedged(first: Attempt, stragglers: Stragglers, late: float) -> Attemp
     async def again() -> Attempt | None:
         if first.ended or not stragglers.allowance.take():
             return None
-        second = first.call.next()
+        second = first.call.next(first.route)
         # The straggler keeps its slot. The second attempt gets the next one, or there would be none in a busy hour.
         await second.wait(urgent=True)
         return await second.run()
@@ -215,47 +149,45 @@ def kept(gate: Gate, key: str) -> LMResponse | None:
 
 
 class Call:
-    """One call under way: what is asked of whom, on which route, when again, and what has come of it.
+    """One call under way: what is asked of whom, and what has come of it.
+
+    `begin` does all that can be done at once, and gives what has to be awaited before `end`, if anything has. So the
+    caller's own coroutine is the only one that a waiting call holds. When that wait ends in an error, the caller says
+    so to `leave`.
 
     Attributes:
         gate, request: What is asked now: the model's own, then those of its fallbacks in turn.
-        context, adapt, tab: As given to `complete`.
+        context, tab: As given to `complete`.
         key: The call's identity, where something needs it.
         upper: The most that an attempt can cost, where something needs it.
+        attempt: The one that waits for admission. It holds the call: at other times they would hold each other.
+        recovery: What follows from failures; None as long as there was none.
         fallback: The fallback that is asked, and the call's identity there.
-        known: What the fallback's cache has.
+        known: The answer, where it need not be bought.
         started: When it began.
         attempts: Attempts sent.
         ambiguous: How many of them may have been paid without an answer.
         sent: Whether any reached a server.
         spent: What they cost, as far as known.
-        shown: Whether the caller has seen a part of an answer.
-        hurried: Whether the caller's deadline kept it from waiting for another attempt.
-        barred: Routes whose key or path the server refused: asked again they would refuse again.
+        priority: Its own, or a higher one of an equal call that waits for it.
     """
 
     __slots__ = (
-        "_failures",
-        "_final",
-        "_last",
-        "_limited",
-        "_others",
-        "_refused",
-        "_renewed",
-        "_waited",
-        "adapt",
+        "_adapt",
+        "_flight",
+        "_timer",
         "ambiguous",
+        "attempt",
         "attempts",
-        "barred",
         "context",
         "fallback",
         "gate",
-        "hurried",
         "key",
         "known",
+        "priority",
+        "recovery",
         "request",
         "sent",
-        "shown",
         "spent",
         "started",
         "tab",
@@ -268,10 +200,13 @@ class Call:
         self.gate = gate
         self.request = request
         self.context = context
-        self.adapt = adapt
+        self._adapt = adapt
         self.tab = tab
+        self.priority = context.priority
         self.key: str | None = None
         self.upper = NOTHING
+        self.attempt: Attempt | None = None
+        self.recovery: Recovery | None = None
         self.fallback: tuple[Gate, str] | None = None
         self.known: LMResponse | None = None
         self.started = time.perf_counter()
@@ -279,17 +214,163 @@ class Call:
         self.ambiguous = 0
         self.sent: Sent = "no"
         self.spent = NOTHING
-        self.shown = False
-        self.hurried = False
-        self.barred: tuple[Route, ...] = ()
-        self._final: LMError | None = None
-        self._others: tuple[Gate, ...] = gate.fallback
-        self._failures = 0
-        self._refused = 0
-        self._renewed = False
-        self._limited = 0.0
-        self._waited = 0.0
-        self._last: Route | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._flight: Flight[Called] | None = None
+
+    # ----------------------------------------------------------------- the way of `complete`
+
+    def begin(self, shared: bool = False) -> asyncio.Future[Any] | None:
+        """Look for a known answer, join an equal call in the air, or reserve and ask for admission.
+
+        Gives what has to be awaited before `end`: the other call's outcome, or the turn; None for nothing.
+
+        Raises:
+            LMError: The deadline has passed.
+        """
+        deadline = self.context.deadline
+        if deadline is None:
+            return self._begun(shared)
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise self.too_late()
+        place = self._begun(shared)
+        if place is not None:
+            self._timer = asyncio.get_running_loop().call_later(left, self._expire, place, context=_NO_CONTEXT)
+        return place
+
+    def _begun(self, shared: bool) -> asyncio.Future[Any] | None:
+        gate, journal = self.gate, self.context.journal
+        if not (shared or journal is not None or gate.reads or gate.writes):
+            return self._enter()
+        key = self.key = call_key(gate.fingerprint, self.request)
+        self.known = kept(gate, key)
+        if self.known is not None:
+            return None
+        # A flight is shared only by calls that the same study remembers, and that go the same way: another
+        # configuration of the same model may have another key, or more patience.
+        flight = self._flight = here().flights.board(key, (id(journal), id(gate.model)), self)
+        if flight.leader is not self:
+            flight.leader.hurry(self.priority)
+            return flight.follow()
+        try:
+            self.recall()
+            return self._enter() if self.known is None else None
+        except BaseException:
+            flight.give_up()
+            raise
+
+    def leave(self, place: asyncio.Future[Any]) -> None:
+        """What `begin` gave is not awaited any more, or was an error."""
+        if self._timer is not None:
+            self._timer.cancel()
+        attempt, self.attempt = self.attempt, None
+        flight, self._flight = self._flight, None
+        if attempt is not None:
+            attempt.leave()
+            if flight is not None:
+                flight.give_up()
+        elif flight is not None:
+            flight.leave(place)
+
+    def end(self, place: asyncio.Future[Any] | None) -> Coroutine[Any, Any, Called]:
+        """The call's outcome, once what `begin` gave has come."""
+        if self._timer is not None:
+            self._timer.cancel()
+        deadline = self.context.deadline
+        # From here on it is not left: what refers to each other would wait for the garbage collector.
+        flight, self._flight = self._flight, None
+        going = self._answered() if flight is None else self._landed(flight, place)
+        if deadline is None:
+            return going
+        return here().deadlines.bound(going, max(0.0, deadline - time.monotonic()), self.too_late)
+
+    def hurry(self, priority: int) -> None:
+        """An equal call of that priority waits for this one."""
+        if priority > self.priority:
+            self.priority = priority
+            if self.attempt is not None:
+                self.attempt.hurry(priority)
+
+    def _expire(self, place: asyncio.Future[Any]) -> None:
+        """The deadline has come while the call waited."""
+        if not place.done():
+            place.set_exception(self.too_late())
+            # Whoever is cancelled in this instant does not look at it.
+            place.exception()
+
+    def _enter(self) -> Turn | None:
+        self.ask(self.gate, self.request)
+        self.attempt = self.next()
+        return self.attempt.enter()
+
+    async def _landed(self, flight: Flight[Called], place: asyncio.Future[Any] | None) -> Called:
+        """What `flight` came to, or has to come to under this call's lead."""
+        if flight.leader is not self:
+            assert place is not None
+            landed = place.result()
+            if not isinstance(landed, TakeOver):
+                self.fallback = landed.fallback
+                self.gate.tally.add("joined")
+                return self.outcome(landed.response, cached=True)
+        landing: Called | None = None
+        shared_error: LMError | None = None
+        try:
+            if flight.leader is not self:
+                self.priority = max(self.priority, flight.leader.priority)
+                flight.leader = self
+                self.recall()
+                self.ask(self.gate, self.request)
+            landing = await self._answered()
+            return landing
+        except LMError as error:
+            hurried = self.recovery is not None and self.recovery.hurried
+            if not (isinstance(error, BudgetExceeded) or hurried):
+                shared_error = error
+            raise
+        finally:
+            if landing is not None:
+                flight.land(landing)
+            elif shared_error is not None:
+                flight.crash(shared_error)
+            else:
+                # Cancelled, out of budget, or the journal failed: reasons that are this caller's own.
+                flight.give_up()
+            # As with the attempt; and the error's traceback holds this frame.
+            self._flight = shared_error = None
+
+    async def _answered(self) -> Called:
+        """Attempts until one succeeds or there is nothing more to try."""
+        attempt, self.attempt = self.attempt, None
+        while self.known is None:
+            if attempt is None:
+                attempt = await self._admitted()
+            try:
+                attempt.begin()
+                if attempt.record is not None:
+                    await attempt.noted(attempt.record)
+                stragglers = self.gate.stragglers
+                if stragglers is None or stragglers.late is None:
+                    await attempt.run()
+                else:
+                    attempt = await _hedged(attempt, stragglers, stragglers.late)
+                return self.outcome(attempt.response)
+            except LMError as error:
+                pause = await self.pause(attempt, error)
+            if pause is None:
+                raise self.failure()
+            if self.known is None:
+                await self.gate.sleep(pause)
+            attempt = None
+        return self.outcome(self.known, cached=True)
+
+    async def _admitted(self) -> Attempt:
+        """Another attempt, once its turn has come."""
+        attempt = self.attempt = self.next()
+        try:
+            await attempt.admitted()
+        finally:
+            self.attempt = None
+        return attempt
 
     # ----------------------------------------------------------------- what has come of it
 
@@ -319,11 +400,13 @@ class Call:
         seconds = time.perf_counter() - self.started
         return Called(response, self.key, cached, self.attempts, self.spent, seconds, self.ambiguous, self.fallback)
 
-    @property
-    def final(self) -> LMError:
+    def failure(self) -> LMError:
         """What the caller is told once there is nothing more to try: the error of the model that was asked."""
-        assert self._final is not None
-        return self.mark(self._final)
+        recovery = self.recovery
+        assert recovery is not None
+        final, recovery.final = recovery.final, None
+        assert final is not None
+        return self.mark(final)
 
     def too_late(self) -> LMError:
         """The error of a call that its deadline ended."""
@@ -337,113 +420,63 @@ class Call:
 
     # ----------------------------------------------------------------- what is tried
 
+    def recall(self) -> None:
+        """Take the answer that the study has paid for already, if there is one."""
+        journal, key = self.context.journal, self.key
+        settled = None if journal is None or key is None else journal.settled(key)
+        if journal is None or key is None or settled is None:
+            return
+        name = journal.answered_by(key)
+        if name != self.gate.name:
+            other = next((one for one in self.gate.fallback if one.name == name), None)
+            if other is None:
+                # Of a fallback that this configuration has not: the model may answer itself.
+                return
+            self.fallback = (other, call_key(other.fingerprint, self.adapted(other.capabilities)))
+        self.known = settled
+
+    def adapted(self, capabilities: Capabilities) -> LMRequest:
+        """The request as a model of other capabilities needs it."""
+        return self.request if self._adapt is None else self._adapt(capabilities)
+
     def ask(self, gate: Gate, request: LMRequest) -> None:
-        """Begin with a model: it has all its retries."""
+        """Begin with a model."""
         self.gate = gate
         self.request = request
         bound = self.context.account is not None or self.context.journal is not None
         self.upper = upper_bound(gate, request) if bound else NOTHING
-        self._failures = self._refused = 0
-        self._renewed = False
-        self._limited = self._waited = 0.0
-        self._last = None
         gate.allowance.earn()
         if gate.stragglers is not None:
             gate.stragglers.allowance.earn()
 
-    def next(self) -> Attempt:
-        """The next attempt, on another route than the one before where there are several."""
+    def fall_back(self, gate: Gate, request: LMRequest) -> None:
+        """Go on with a fallback, unless its answer is known."""
+        key = call_key(gate.fingerprint, request)
+        self.fallback = (gate, key)
+        self.known = kept(gate, key)
+        self.ask(gate, request)
+
+    def next(self, avoid: Route | None = None) -> Attempt:
+        """The next attempt, on another route than `avoid`, by default the one before's, where there are several."""
         gate = self.gate
-        routes = gate.routes
-        if self.barred:
-            routes = [route for route in routes if route not in self.barred] or routes
-        self._last = route = gate.route or pick(routes, gate.retry.rng, self._last)
+        route = gate.route
+        if route is None:
+            routes = [route for route in gate.routes if route not in self.barred] or gate.routes
+            if avoid is None and self.recovery is not None:
+                avoid = self.recovery.last
+            route = pick(routes, gate.retry.rng, avoid)
         return Attempt(self, route)
 
-    async def pause(self, attempt: Attempt, error: LMError) -> float | None:
-        """Seconds until the next attempt after `attempt` ended in `error`; None when `final` is to be raised.
+    @property
+    def barred(self) -> tuple[Route, ...]:
+        """Routes that are not asked again."""
+        return () if self.recovery is None else self.recovery.barred
+
+    def pause(self, attempt: Attempt, error: LMError) -> Coroutine[Any, Any, float | None]:
+        """Seconds until the next attempt after `attempt` ended in `error`; None when `failure` is to be raised.
 
         Goes on to the next fallback when nothing more is to be tried on this model.
         """
-        # It may have found a slot elsewhere than where it was to go.
-        self._last = attempt.route
-        if error.code == KEY_REFUSED and not self._renewed:
-            self._renewed = await attempt.route.renew(attempt.model)
-            if self._renewed:
-                self.gate.tally.add("retried")
-                return 0.0
-        if error.code in OF_THE_ROUTE:
-            self.barred = (*self.barred, attempt.route)
-        seconds = None if isinstance(error, BudgetExceeded) else self._delay(attempt, error)
-        ends = self.context.deadline
-        if seconds is not None and ends is not None and time.monotonic() + seconds >= ends:
-            self.hurried = True
-            seconds = None
-        if seconds is None:
-            return self._fall(error)
-        if attempt.begun:
-            self.gate.tally.add("retried")
-        return seconds
-
-    def _fall(self, error: LMError) -> float | None:
-        if self._final is None or isinstance(error, BudgetExceeded):
-            # Where the budget is used up there is no further fallback, and that is what the caller has to know.
-            self._final = error
-        else:
-            self._note(error)
-        while self._others and not isinstance(error, BudgetExceeded):
-            other, self._others = self._others[0], self._others[1:]
-            try:
-                request = self.request if self.adapt is None else self.adapt(other.capabilities)
-            except LMError as unfit:
-                self.fallback = (other, "")
-                self._note(unfit)
-                continue
-            self.fallback = (other, call_key(other.fingerprint, request))
-            self.known = kept(*self.fallback)
-            self.gate.tally.add("fell_back")
-            other.tally.add("stood_in")
-            self.ask(other, request)
-            return 0.0
-        return None
-
-    def _note(self, failure: LMError) -> None:
-        """A fallback failed as well."""
-        if self._final is not None and self.fallback is not None:
-            self._final.add_note(f"fallback {self.fallback[0].name}: {failure.code} {failure.message}")
-
-    def _delay(self, attempt: Attempt, error: LMError) -> float | None:
-        gate, policy = self.gate, self.gate.retry
-        if not attempt.begun:
-            return self._patience(error)
-        self._failures += 1
-        failures = self._failures
-        elsewhere = gate.route is None and failures < min(len(gate.routes), policy.retries + 1)
-        if elsewhere and (policy.may(error, failures) or error.code in OF_THE_ROUTE):
-            delay = 0.0
-        else:
-            found = policy.delay(error, failures, self._limited)
-            if found is None:
-                return None
-            delay = found
-            if isinstance(error, RateLimited):
-                self._limited += delay
-        if not (isinstance(error, RateLimited) or gate.allowance.take()):
-            # A 429 is paced by its Retry-After and by admission; every other retry is load on a server in trouble.
-            error.add_note("not tried again: too many calls to this model are being retried already")
-            return None
-        return delay
-
-    def _patience(self, error: LMError) -> float | None:
-        """A breaker refused, and nothing was sent: go to another route, else to a fallback, else wait for it."""
-        gate, policy = self.gate, self.gate.retry
-        if not (isinstance(error, ServerError) and error.retryable):
-            return None
-        self._refused += 1
-        if self._refused % len(gate.routes):
-            return 0.0
-        if self._others:
-            return None
-        pause = (error.retry_after or 0.0) + policy.rng.uniform(0.0, policy.base)
-        self._waited += pause
-        return pause if self._waited <= policy.ceiling else None
+        if self.recovery is None:
+            self.recovery = Recovery(self.gate.fallback)
+        return self.recovery.pause(self, attempt, error)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections import deque
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from dspex.errors import DspexError
 
+if TYPE_CHECKING:
+    from dspex.executor.call import Call
+
 T = TypeVar("T")
+
+Way = tuple[int, int]
+"""What equal calls must have in common beside their key."""
 
 
 class TakeOver:
@@ -25,96 +30,91 @@ class Flight(Generic[T]):
     The leader works in its own task. When it is cancelled, or fails for a reason that is its own (its
     deadline, its budget), the longest waiting follower takes over and leads; so no task runs for nobody
     and no follower dies of another caller's cancellation.
+
+    Attributes:
+        leader: The call that is sent.
     """
 
-    __slots__ = ("_waiting",)
+    __slots__ = ("_equals", "_followers", "_key", "leader")
 
-    def __init__(self) -> None:
-        self._waiting: deque[asyncio.Future[T | TakeOver]] = deque()
+    def __init__(self, equals: dict[str, Flight[T]], key: str, leader: Call) -> None:
+        """Made by `Flights` alone."""
+        self.leader = leader
+        self._equals = equals
+        self._key = key
+        # None until there is one: a hundred thousand different calls that wait have none.
+        self._followers: list[asyncio.Future[T | TakeOver]] | None = None
 
-    async def follow(self) -> T | TakeOver:
-        """The leader's outcome, or `TAKE_OVER` when the caller is the leader now."""
-        turn: asyncio.Future[T | TakeOver] = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
-        try:
-            return await turn
-        except asyncio.CancelledError:
-            if not turn.cancelled() and turn.done() and turn.exception() is None and turn.result() is TAKE_OVER:
-                raise _LostLead from None
-            raise
+    def follow(self) -> asyncio.Future[T | TakeOver]:
+        """What the leader's outcome comes in, or `TAKE_OVER` when the caller is the leader now.
+
+        A caller that does not await it any more says so to `leave`.
+        """
+        place: asyncio.Future[T | TakeOver] = asyncio.get_running_loop().create_future()
+        if self._followers is None:
+            self._followers = []
+        self._followers.append(place)
+        return place
+
+    def leave(self, place: asyncio.Future[Any]) -> None:
+        """A follower does not wait any more: if it was made the leader in that instant, the next one is."""
+        if place.done() and not place.cancelled() and place.exception() is None and place.result() is TAKE_OVER:
+            self.give_up()
 
     def land(self, value: T) -> None:
-        """Give every follower the value."""
-        for turn in self._waiting:
-            if not turn.done():
-                turn.set_result(value)
-        self._waiting.clear()
+        """End with the leader's value, which every follower gets."""
+        for place in self._end():
+            if not place.done():
+                place.set_result(value)
 
     def crash(self, error: DspexError) -> None:
-        """Give every follower a copy of the error: tracebacks grow on the object that is raised."""
-        for turn in self._waiting:
-            if not turn.done():
+        """End with an error that is the same for every caller; each gets a copy, on which tracebacks grow."""
+        for place in self._end():
+            if not place.done():
                 own = copy.copy(error)
                 # The leader has sent and paid; a sum over callers must not count it again.
                 own.attempts, own.spent = 0, 0.0
                 if hasattr(error, "__notes__"):
                     own.__notes__ = list(error.__notes__)
-                turn.set_exception(own)
-        self._waiting.clear()
+                place.set_exception(own)
 
-    def hand_over(self) -> bool:
-        """Make the longest waiting follower the leader; False when nobody waits."""
-        while self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(TAKE_OVER)
-                return True
-        return False
+    def give_up(self) -> None:
+        """The leader ends for a reason of its own: the longest waiting follower leads, or the flight is over."""
+        followers = self._followers or []
+        for number, place in enumerate(followers, 1):
+            if not place.done():
+                del followers[:number]
+                place.set_result(TAKE_OVER)
+                return
+        self._end()
 
-
-class _LostLead(asyncio.CancelledError):
-    """A follower was cancelled in the instant in which it was made the leader."""
+    def _end(self) -> list[asyncio.Future[T | TakeOver]]:
+        del self._equals[self._key]
+        return self._followers or []
 
 
 class Flights(Generic[T]):
-    """The flights of one event loop by key."""
+    """The flights of one event loop."""
 
-    __slots__ = ("_by_key",)
+    __slots__ = ("_ways",)
 
     def __init__(self) -> None:
-        self._by_key: dict[object, Flight[T]] = {}
+        self._ways: dict[Way, dict[str, Flight[T]]] = {}
 
     def __len__(self) -> int:
-        return len(self._by_key)
+        return sum(map(len, self._ways.values()))
 
-    def get(self, key: object) -> Flight[T] | None:
-        """The flight in the air for `key`."""
-        return self._by_key.get(key)
+    def board(self, key: str, way: Way, call: Call) -> Flight[T]:
+        """The flight in the air for `key`, or a new one that `call` leads.
 
-    def lead(self, key: object) -> Flight[T]:
-        """Begin a flight; the caller must end it by one of `land`, `crash` and `give_up`."""
-        flight = self._by_key[key] = Flight[T]()
+        The leader must end it by one of `land`, `crash` and `give_up`.
+        """
+        equals = self._ways.get(way)
+        if equals is None:
+            for old in [old for old, flights in self._ways.items() if not flights]:
+                del self._ways[old]
+            equals = self._ways[way] = {}
+        flight = equals.get(key)
+        if flight is None:
+            flight = equals[key] = Flight(equals, key, call)
         return flight
-
-    async def follow(self, key: object, flight: Flight[T]) -> T | TakeOver:
-        """Wait for `flight`'s outcome; `TAKE_OVER` makes the caller its leader."""
-        try:
-            return await flight.follow()
-        except _LostLead:
-            self.give_up(key, flight)
-            raise asyncio.CancelledError from None
-
-    def land(self, key: object, flight: Flight[T], value: T) -> None:
-        """End a flight with its value."""
-        del self._by_key[key]
-        flight.land(value)
-
-    def crash(self, key: object, flight: Flight[T], error: DspexError) -> None:
-        """End a flight with an error that is the same for every caller."""
-        del self._by_key[key]
-        flight.crash(error)
-
-    def give_up(self, key: object, flight: Flight[T]) -> None:
-        """The leader ends for a reason of its own: a follower leads, or the flight is over."""
-        if not flight.hand_over():
-            del self._by_key[key]

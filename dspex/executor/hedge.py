@@ -73,37 +73,56 @@ class _Race(Generic[T]):
         self._second.add_done_callback(self._ended)
 
     def _ended(self, second: asyncio.Task[T | None]) -> None:
-        if _result(second) is not None and not self._over:
+        if not self._over and (_defect(second) is not None or _result(second) is not None):
             self._cancelled = self._over = True
             self._task.cancel()
 
     async def run(self, first: Coroutine[Any, Any, T], after: float) -> T:
         before = self._task.cancelling()
         timer = asyncio.get_running_loop().call_later(after, self._start)
-        value: T | None = None
         try:
-            return await first
-        except asyncio.CancelledError:
-            # As in asyncio.timeout: a cancellation that is ours alone ends here, any other goes on.
-            if self._second is not None and self._taken_back() and self._task.cancelling() <= before:
-                value = _result(self._second)
-            if value is None:
-                raise
-            return value
-        except LMError:
-            self._over = True
-            if self._second is not None:
-                await asyncio.wait((self._second,))
-                value = _result(self._second)
-            if value is None:
-                raise
-            return value
-        finally:
-            self._over = True
-            self._taken_back()
+            try:
+                value: T | None = await first
+            except asyncio.CancelledError:
+                # As in asyncio.timeout: a cancellation that is ours alone ends here, any other goes on.
+                value = self._decided() if self._taken_back() and self._task.cancelling() <= before else None
+                if value is None:
+                    raise
+            except LMError:
+                self._over = True
+                if self._second is not None:
+                    await asyncio.wait((self._second,))
+                value = self._decided()
+                if value is None:
+                    raise
+        except BaseException as error:
             timer.cancel()
-            if self._second is not None and not self._second.done():
-                await _cancelled(self._second)
+            defect = await self._stopped()
+            if defect is not None and defect is not error:
+                # What is raised already goes before it, and it must not be lost.
+                about = {"message": "a second attempt failed by a defect", "exception": defect, "task": self._second}
+                asyncio.get_running_loop().call_exception_handler(about)
+            raise
+        self._over = True
+        timer.cancel()
+        if self._second is not None and (defect := await self._stopped()) is not None:
+            raise defect
+        return value
+
+    def _decided(self) -> T | None:
+        """What the second attempt came to, if that counts."""
+        defect = _defect(self._second)
+        if defect is not None:
+            raise defect from None
+        return None if self._second is None else _result(self._second)
+
+    async def _stopped(self) -> BaseException | None:
+        """End the second attempt, if it still goes on; its defect, if it has one."""
+        self._over = True
+        self._taken_back()
+        if self._second is not None and not self._second.done():
+            await _cancelled(self._second)
+        return _defect(self._second)
 
     def _taken_back(self) -> bool:
         """Take back our own cancellation of the caller's task, if there was one."""
@@ -118,10 +137,19 @@ def _result(task: asyncio.Task[T | None]) -> T | None:
     return None if task.cancelled() or task.exception() is not None else task.result()
 
 
+def _defect(task: asyncio.Task[Any] | None) -> BaseException | None:
+    """The error of an ended task that is no `LMError`: of a defective model, or of a journal that cannot be written."""
+    if task is None or not task.done() or task.cancelled():
+        return None
+    error = task.exception()
+    return None if isinstance(error, LMError) else error
+
+
 async def hedged(first: Coroutine[Any, Any, T], again: Callable[[], Coroutine[Any, Any, T | None]], after: float) -> T:
     """The result of `first`, or of `again`, which is begun after `after` seconds; the other is cancelled and awaited.
 
-    A failure of one waits for the other; when both fail, `first`'s error is raised.
+    A failure of one waits for the other; when both fail, `first`'s error is raised. An error that is no `LMError` ends
+    both, and is raised.
 
     Args:
         first: The first attempt.

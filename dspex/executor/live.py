@@ -18,7 +18,8 @@ from dspex.compiler.answers.parser import answer_text
 from dspex.compiler.render.values import value_text
 from dspex.executor.admission import borrowing
 from dspex.executor.call import Adapt, Called, complete
-from dspex.executor.runner import iterated, loop_runs, run_async
+from dspex.executor.loops import running_loop
+from dspex.executor.runner import iterated, run_async
 from dspex.executor.streaming import stream
 from dspex.program.concurrency import stopped
 from dspex.program.context import current, within
@@ -47,6 +48,7 @@ class Channel:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._parts: deque[Part[Any]] = deque()
+        # It lets those that wait in by turns, so that no call goes silent while others are shown.
         self._room = asyncio.Semaphore(_ROOM)
         self._news = asyncio.Event()
         self._ended = False
@@ -87,8 +89,8 @@ class Showing:
     def __init__(self, channel: Channel, prepared: PreparedModule, number: int) -> None:
         self._channel = channel
         self._prepared = prepared
-        self._number = number
-        self._shown: dict[str, str] = {}
+        self._place = prepared.settings.path, number
+        self._shown: dict[str, list[str]] = {}
 
     async def call(
         self, gate: Gate, request: LMRequest, context: Context, *, adapt: Adapt | None, tab: Tab | None
@@ -96,12 +98,9 @@ class Showing:
         """`complete`, with every part of the answer shown; after the first of them a failure is final."""
         if request.score_choices:
             return await complete(gate, request, context, adapt=adapt, tab=tab)
-        for name in self._shown:
-            # A repair: what was shown is not the answer.
-            self._shown[name] = ""
-            await self._put(field=name, anew=True)
-        reader = self._prepared.partial()
-        written = False
+        # After a repair: what was shown is not the answer.
+        reader = await self._begin()
+        written = called = False
         async with aclosing(stream(gate, request, context, adapt=adapt, tab=tab)) as items:
             async for item in items:
                 if isinstance(item, Called):
@@ -109,8 +108,14 @@ class Showing:
                 if item.reasoning:
                     await self._put(thinking=item.reasoning)
                 text = item.text
-                if item.response is not None and not (written or text):
-                    # Of a tool's arguments there are no parts.
+                if item.calls:
+                    if not called:
+                        # The answer is what the tool is given, whatever was said before.
+                        called, reader = True, await self._begin()
+                    text = "".join(part.arguments for part in item.calls if part.index == 0)
+                elif called:
+                    text = ""
+                elif item.response is not None and not (written or text):
                     text = answer_text(item.response)
                 if text:
                     written = True
@@ -123,7 +128,7 @@ class Showing:
         shape = self._prepared.shape
         values.update({name: getattr(output, name) for name in shape.names})
         for name, value in values.items():
-            shown = self._shown.get(name, "")
+            shown = "".join(self._shown.get(name, ()))
             if isinstance(value, str):
                 text = value_text(value)
                 anew = not text.startswith(shown)
@@ -133,13 +138,21 @@ class Showing:
             else:
                 await self._put(field=name, text="" if shown else value_text(value), value=value, done=True)
 
+    async def _begin(self) -> PartialReader:
+        """The answer begins, again where something was shown of another one."""
+        for name, shown in self._shown.items():
+            if shown:
+                shown.clear()
+                await self._put(field=name, anew=True)
+        return self._prepared.partial()
+
     async def _read(self, reader: PartialReader, text: str) -> None:
         for name, new, value in reader.feed(text):
-            self._shown[name] = self._shown.get(name, "") + new
-            await self._put(field=name, text=new, value=value)
+            self._shown.setdefault(name, []).append(new)
+            await self._channel.put(Part(*self._place, name, new, value))
 
     async def _put(self, **fields: Any) -> None:
-        await self._channel.put(Part(module=self._prepared.settings.path, call=self._number, **fields))
+        await self._channel.put(Part(*self._place, **fields))
 
 
 class Stream(Generic[O]):
@@ -184,7 +197,7 @@ class Stream(Generic[O]):
 
     def __next__(self) -> Part[O]:
         if self._items is None:
-            if loop_runs():
+            if running_loop() is not None:
                 self._context.run(borrowing.set, True)
             self._items = iterated(self._parts)
         return next(self._items)

@@ -1,4 +1,5 @@
-"""Opened models: one client a configuration and event loop, one limit and breaker a server and key.
+"""Opened models: one client a configuration and event loop, one breaker a server and key, and one limit of it for each
+word that users give about how much it takes.
 
 Nothing is shared over a fork.
 """
@@ -6,6 +7,7 @@ Nothing is shared over a fork.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import random
 import threading
@@ -178,10 +180,11 @@ def overdue(name: str, seconds: float) -> CallTimeout:
 
 
 class LoopModels:
-    """What belongs to one event loop: its clients and its calls in the air."""
+    """What belongs to one event loop: its clients, its calls in the air, and the deadlines of these."""
 
     def __init__(self) -> None:
         self.flights: Flights[Called] = Flights()
+        self.deadlines = Alarms(math.inf, TimeoutError)
         self.gates: OrderedDict[tuple[LM, Opener], Gate] = OrderedDict()
         self._closing: AsyncGenerator[None] | None = None
 
@@ -242,7 +245,7 @@ class LoopModels:
 
 @dataclass(frozen=True, eq=False)
 class Server:
-    """What calls of one server with one key have in common."""
+    """What calls of one server with one key have in common, as long as they are to keep to the same limits."""
 
     model: str
     base_url: str | None
@@ -293,6 +296,7 @@ class _Shared:
         self.lock = threading.Lock()
         self.loops: dict[asyncio.AbstractEventLoop, LoopModels] = {}
         self.servers: Remembered[ServerKey, Server] = Remembered(MOST_SERVERS)
+        self.breakers: Remembered[ServerKey, Breaker] = Remembered(MOST_SERVERS)
         self.habits: Remembered[LM, Habits] = Remembered(MOST_SERVERS)
         self.cache = cache if cache is not None else TieredCache()
         self.last: tuple[asyncio.AbstractEventLoop, LoopModels] | None = None
@@ -423,9 +427,18 @@ def at_endpoint(lm: LM, endpoint: Endpoint) -> LM:
     return replace(lm, base_url=base_url, api_key=api_key, endpoints=())
 
 
+def _place(lm: LM) -> ServerKey:
+    """What a server and key are known by."""
+    return (lm.model, lm.base_url, lm.api_key)
+
+
 def _server_key(lm: LM) -> ServerKey:
-    """What calls have in common that count against the same limits."""
-    return (lm.model, lm.base_url, lm.api_key, lm.concurrency, lm.rpm, lm.tpm, lm.breaker)
+    """What calls have in common that count against the same limits.
+
+    Limits are the user's word about some calls: a few for what runs by night, many for what people wait for. One word
+    must not bind the calls of another. Where they are too many together, each finds out from the server.
+    """
+    return (*_place(lm), lm.concurrency, lm.rpm, lm.tpm, lm.breaker)
 
 
 def _habits(lm: LM) -> Habits:
@@ -438,5 +451,9 @@ def _server(lm: LM, model: LanguageModel) -> Server:
     most = lm.connections if useful is None else min(lm.connections, useful)
     capacity = Adaptive(most) if lm.concurrency == "auto" else Adaptive(most, start=most, latency=False)
     rates = None if lm.rpm is None and lm.tpm is None else Rates(lm.rpm, lm.tpm)
-    breaker = Breaker(model.name if lm.base_url is None else f"{model.name} at {lm.base_url}") if lm.breaker else None
+    breaker = None
+    if lm.breaker:
+        # Whether a server works does not depend on how much of it is used.
+        name = model.name if lm.base_url is None else f"{model.name} at {lm.base_url}"
+        breaker = _shared.breakers.get(_place(lm), partial(Breaker, name))
     return Server(lm.model, lm.base_url, Limit(capacity, rates), breaker)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from dspex.compiler.render.prepared import PreparedModule, prepare
 from dspex.errors import LMError, OutputError, ProgramError
-from dspex.executor.call import Called, complete, store
+from dspex.executor.call import Call, Called, carried, complete, store
 from dspex.executor.models import Gate, gate_for
 from dspex.lm.model import LMLike
 from dspex.lm.spend import NOTHING
@@ -50,15 +49,30 @@ class ReadyModule:
         self._gate: tuple[LMLike, asyncio.AbstractEventLoop, Gate] | None = None
         self._priors: dict[tuple[str, int], tuple[LMRequest, Called]] = {}
 
-    async def gate(self, lm: LMLike) -> Gate:
-        """The gate of `lm` on the running loop; a client belongs to the loop that opened it."""
+    def asked(self, x: Schema, origin: Origin | None) -> _Asked | None:
+        """A call of this module under the current context; None where its model is to be opened first."""
+        x = accepted(self.prepared.settings, x)
+        context = current()
+        lm = self._lm(context)
         known = self._gate
-        loop = asyncio.get_running_loop()
-        if known is not None and known[0] is lm and known[1] is loop:
-            return known[2]
+        if known is None or known[0] is not lm or known[1] is not asyncio.get_running_loop():
+            return None
+        return _Asked(self, x, known[2], context, origin)
+
+    async def asked_first(self, x: Schema, origin: Origin | None) -> _Asked:
+        """`asked`, of a model that is not open; a client belongs to the loop that opened it."""
+        x = accepted(self.prepared.settings, x)
+        context = current()
+        lm = self._lm(context)
         gate = await gate_for(lm)
-        self._gate = (lm, loop, gate)
-        return gate
+        self._gate = (lm, asyncio.get_running_loop(), gate)
+        return _Asked(self, x, gate, context, origin)
+
+    def _lm(self, context: Context) -> LMLike:
+        lm = self.prepared.settings.lm
+        if lm is None:
+            lm = context.lm
+        return resolve_lm(None, self.prepared.settings.path) if lm is None else lm
 
     def tab(self, gate: Gate, context: Context, origin: Origin | None) -> Tab | None:
         """Where a call of this module is written down; None where no ledger is open."""
@@ -161,48 +175,104 @@ def accepted(settings: ModuleSettings[Any, Any], x: object) -> Schema:
 
 async def call_ready(made: ReadyModule, x: Schema, origin: Origin | None = None) -> Schema:
     """`call_module` for a module that is ready; `origin` is that of the plan's binding."""
-    prepared = made.prepared
-    x = accepted(prepared.settings, x)
-    context = current()
-    lm = prepared.settings.lm
-    if lm is None:
-        lm = context.lm
-        if lm is None:
-            lm = resolve_lm(None, prepared.settings.path)
-    gate = await made.gate(lm)
-    request = prepared.request(x, context.rollout, gate.capabilities)
-    adapt = partial(prepared.request, x, context.rollout) if gate.fallback else None
-    tab = made.tab(gate, context, origin)
-    showing = None if context.parts is None else context.parts.begin(prepared)
+    # A call that waits holds this frame: all else that it needs is in `call`.
+    call = made.asked(x, origin) or await made.asked_first(x, origin)
+    if call.context.parts is not None:
+        return await call.watched()
+    place = None
     try:
-        if showing is None:
-            called = await complete(gate, request, context, adapt=adapt, tab=tab)
-        else:
-            called = await showing.call(gate, request, context, adapt=adapt, tab=tab)
-    except LMError as error:
-        _failed(context, prepared, gate, request, error)
+        place = call.begin()
+        if place is not None:
+            call.rest()
+            await place
+            call.resume()
+    except BaseException as error:
+        if place is not None:
+            call.leave(place)
+        # It may hold the error, whose traceback holds this frame.
+        del place
+        call.failed(error)
         raise
-    response = called.response
-    if prepared.calibrated:
-        prior = prepared.settings.prior
-        if prior is None:
-            answered = gate if called.fallback is None else called.fallback[0]
-            prior = prepared.scores(await made.prior(answered, x, context, tab))
-        response = prepared.corrected(response, prior)
-    try:
-        output, reasoning = prepared.parse(x, response)
-    except OutputError as error:
+    return await call.answered(call.end(place))
+
+
+class _Asked(Call):
+    """A module's call. While it waits it holds no request, but a draft of it, which is small."""
+
+    __slots__ = ("_draft", "_made", "_x")
+
+    def __init__(self, made: ReadyModule, x: Schema, gate: Gate, context: Context, origin: Origin | None) -> None:
+        self._made = made
+        self._x = x
+        if context.deferral is not None:
+            gate = context.deferral.gate(gate)
+        self._draft = draft = made.prepared.draft(x)
+        request = made.prepared.written(draft, context.rollout, gate.capabilities)
+        Call.__init__(self, gate, request, context, None, made.tab(gate, context, origin) if context.ledgers else None)
+
+    def adapted(self, capabilities: Capabilities) -> LMRequest:
+        """Its request, for a model of these capabilities."""
+        return self._made.prepared.written(self._draft, self.context.rollout, capabilities)
+
+    def rest(self) -> None:
+        """It has to wait."""
+        self.request = _LATER
+
+    def resume(self) -> None:
+        """It goes on."""
+        self.request = self.adapted(self.gate.capabilities)
+
+    def failed(self, error: BaseException) -> None:
+        """It came to no answer before it was sent."""
+        if isinstance(error, LMError):
+            self.resume()
+            _failed(self.context, self._made.prepared, self.gate, self.request, error)
+
+    async def watched(self) -> Schema:
+        """All of it, shown while it is written."""
+        context, gate = self.context, self.gate
+        showing = None if context.parts is None else context.parts.begin(self._made.prepared)
+        if showing is None:
+            return await self.answered(carried(self))
+        adapt = self.adapted if gate.fallback else None
+        ending = showing.call(gate, self.request, context, adapt=adapt, tab=self.tab)
+        return await self.answered(ending, showing)
+
+    async def answered(self, ending: Coroutine[Any, Any, Called], showing: Showing | None = None) -> Schema:
+        """What the module gives for how the call ends."""
+        made, x, context, gate, tab = self._made, self._x, self.context, self.gate, self.tab
+        prepared = made.prepared
+        request = self.request
+        try:
+            called = await ending
+        except LMError as error:
+            _failed(context, prepared, gate, request, error)
+            raise
+        response = called.response
+        if prepared.calibrated:
+            prior = prepared.settings.prior
+            if prior is None:
+                answered = gate if called.fallback is None else called.fallback[0]
+                prior = prepared.scores(await made.prior(answered, x, context, tab))
+            response = prepared.corrected(response, prior)
+        try:
+            output, reasoning = prepared.parse(x, response)
+        except OutputError as error:
+            if context.traces:
+                _record(context, prepared, gate, request, called, None, None, error)
+            return await _repaired(made, gate, x, context, request, called, error, tab, showing)
+        store(gate, called)
         if context.traces:
-            _record(context, prepared, gate, request, called, None, None, error)
-        return await _repaired(made, gate, x, context, request, called, error, tab, showing)
-    store(gate, called)
-    if context.traces:
-        if response is not called.response:
-            called = replace(called, response=response)
-        _record(context, prepared, gate, request, called, output, reasoning, None, x)
-    if showing is not None:
-        await showing.end(output, reasoning)
-    return output
+            if response is not called.response:
+                called = replace(called, response=response)
+            _record(context, prepared, gate, request, called, output, reasoning, None, x)
+        if showing is not None:
+            await showing.end(output, reasoning)
+        return output
+
+
+_LATER = LMRequest()
+"""Stands for the request of a call that waits."""
 
 
 async def _repaired(

@@ -100,7 +100,7 @@ class _Block:
         waits: Whether any step waits; without one, `value` gives the region's value at once.
     """
 
-    __slots__ = ("_counts", "_followers", "_output", "_serial", "_steps", "waits")
+    __slots__ = ("_counts", "_followers", "_last", "_output", "_serial", "_steps", "waits")
 
     def __init__(self, builder: _Builder, region: Region) -> None:
         plan = schedule(region)
@@ -114,6 +114,13 @@ class _Block:
             for step in plan.steps
         ]
         self._steps = [start for start in starts if start is not None]
+        self._last: Start | None = None
+        if sum(waits for _, _, waits, _ in self._steps) == 1:
+            number, start, waits, _ = self._steps[-1]
+            if waits and region.output == Ref(number):
+                # The only step that waits gives what the region gives: a coroutine around it would do nothing.
+                self._last = start
+                self._steps.pop()
         if not self._serial:
             # An input is there from the beginning, and so it is no step here.
             places: dict[int, int] = {}
@@ -129,7 +136,11 @@ class _Block:
                         self._followers[places[need]].append(places[position])
 
     def run(self, frame: Frame) -> Awaitable[Any]:
-        """The region's value, to be awaited."""
+        """The region's value, to be awaited at once."""
+        if self._last is not None:
+            for number, start, _, _ in self._steps:
+                frame.values[number] = start(frame)
+            return self._last(frame)
         return self._in_order(frame) if self._serial else self._together(frame)
 
     def value(self, frame: Frame) -> Any:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import contextvars
 import os
 import threading
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Iterable, Sized
-from contextlib import suppress
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from dspex.errors import CallTimeout, UsageError
 from dspex.executor.admission import borrowing
 from dspex.executor.budget import BudgetAccount
+from dspex.executor.loops import LoopThread, inside_any, running_loop
 from dspex.lm.spend import Budget, check_budget
 from dspex.program.context import bounded
 from dspex.program.outputs import output_of
@@ -30,113 +29,7 @@ OnError = Literal["raise", "return"]
 DEFAULT_CONCURRENCY = 64
 """Inputs of a batch in work at once; the limits of the models bind below it."""
 
-_CLOSING_SECONDS = 5.0
 _LAST_WORDS_SECONDS = 0.1
-
-
-class LoopThread:
-    """An event loop that runs in a daemon thread until `close`."""
-
-    def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
-        self._closing = False
-        self._thread = threading.Thread(target=self._work, name="dspex-loop", daemon=True)
-        self._thread.start()
-
-    @property
-    def alive(self) -> bool:
-        """Whether it can take work."""
-        return self._thread.is_alive()
-
-    @property
-    def inside(self) -> bool:
-        """Whether the caller runs in this very thread."""
-        return threading.current_thread() is self._thread
-
-    def _work(self) -> None:
-        asyncio.set_event_loop(self.loop)
-        try:
-            self._serve()
-        finally:
-            try:
-                self._drain()
-            finally:
-                asyncio.set_event_loop(None)
-                self.loop.close()
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                self.loop.run_forever()
-                return
-            except (KeyboardInterrupt, SystemExit):
-                # A task raised it, whose outcome it is already. asyncio lets it end the loop, and all others with it.
-                if self._closing:
-                    return
-
-    def _drain(self) -> None:
-        tasks = asyncio.all_tasks(self.loop)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            self.loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
-        self.loop.run_until_complete(self.loop.shutdown_asyncgens())
-
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run `work` to its end in a copy of the caller's context, and return or raise what it does.
-
-        A KeyboardInterrupt in the caller cancels the work and is raised once the work has ended.
-        """
-        context = contextvars.copy_context()
-        started: list[asyncio.Task[None]] = []
-        outcome: list[tuple[Any, BaseException | None]] = []
-        # A bare lock: what a future does besides is a sixth of the whole way there and back.
-        ended = threading.Lock()
-        ended.acquire()
-
-        async def carry() -> None:
-            try:
-                value = await work
-            except BaseException as error:  # noqa: BLE001  supervision boundary: hands the outcome over
-                # Every outcome is the caller's, an exit included: it must not end the loop of all others.
-                outcome.append((None, error))
-            else:
-                outcome.append((value, None))
-            ended.release()
-
-        def start() -> None:
-            started.append(self.loop.create_task(carry(), context=context))
-
-        def cancel() -> None:
-            for task in started:
-                task.cancel()
-
-        self.loop.call_soon_threadsafe(start)
-        try:
-            ended.acquire()
-        except KeyboardInterrupt:
-            if not outcome:
-                self.loop.call_soon_threadsafe(cancel)
-                # The second interrupt leaves at once.
-                ended.acquire()
-            raise
-        value, error = outcome.pop()
-        if error is None:
-            return value
-        try:
-            raise error
-        finally:
-            # Its traceback holds this frame.
-            del error
-
-    def close(self) -> None:
-        """Cancel what runs, close clients, end the thread."""
-        self._closing = True
-        if self._thread.is_alive() and not self.loop.is_closed():
-            with suppress(RuntimeError):  # It may have closed this instant.
-                self.loop.call_soon_threadsafe(self.loop.stop)
-            if not self.inside:
-                self._thread.join(_CLOSING_SECONDS)
 
 
 _thread: LoopThread | None = None
@@ -171,14 +64,13 @@ def wait_for(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
 
     A running loop of the caller stands still meanwhile; await the program there instead where you can.
     """
-    thread = background()
-    if not loop_runs():
-        return thread.run(work())
+    if running_loop() is None:
+        return background().run(work())
     token = borrowing.set(True)
     try:
-        if not thread.inside:
-            return thread.run(work())
-        # Our own loop is the one that stands still: the work needs another.
+        if not inside_any():
+            return background().run(work())
+        # One of our own loops stands still, or waits for one that does: the work needs another.
         nested = LoopThread()
         try:
             return nested.run(work())
@@ -188,21 +80,11 @@ def wait_for(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         borrowing.reset(token)
 
 
-def loop_runs() -> bool:
-    """Whether the caller stands inside of a running event loop."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
-
-
 def iterated(source: AsyncGenerator[T]) -> Generator[T]:
     """The items of `source` in synchronous code: one loop makes them all, and closes it at the end."""
-    thread = background()
-    # Where our own loop is the one that stands still, the work needs another.
-    own = LoopThread() if thread.inside else None
-    at = own or thread
+    # Where one of our own loops stands still, the work needs another.
+    own = LoopThread() if inside_any() else None
+    at = own or background()
     end = object()
 
     async def following() -> Any:
@@ -215,13 +97,14 @@ def iterated(source: AsyncGenerator[T]) -> Generator[T]:
         while (item := at.run(following())) is not end:
             yield item
     finally:
-        if at.inside:
-            # Collected as garbage by this very loop, which cannot wait for itself.
-            at.loop.create_task(closed())
+        if own is not None:
+            # Which closes the source, as the last thing that it does.
+            own.close()
+        elif inside_any():
+            # Collected as garbage in a loop's thread, which cannot wait for itself.
+            at.loop.call_soon_threadsafe(lambda: at.loop.create_task(closed()))
         elif at.alive:
             at.run(closed())
-        if own is not None:
-            own.close()
 
 
 def run(program: Callee[I, O], x: I, timeout: float | None = None, budget: Budget | None = None) -> O:

@@ -27,8 +27,8 @@ async def stream(
     """Answer one request part by part; the last item is the call as `complete` would have given it.
 
     The stages are those of `complete`, but a stream goes at its reader's pace: it neither joins nor leads equal calls,
-    and is not hedged. Once a part with text or reasoning was given, a failure is final. A model that cannot
-    stream, and an answer that is known, come as one part.
+    and is not hedged. Once a part that shows anything was given, a failure is final. A model that cannot stream, and an
+    answer that is known, come as one part.
 
     Close the generator (`contextlib.aclosing`) to end a call early; it then counts as spent, uncertain.
 
@@ -39,14 +39,14 @@ async def stream(
         LMError: As `complete`.
     """
     call = Call(gate, request, context, adapt, tab)
-    journal = context.journal
-    if gate.reads or gate.writes or journal is not None:
+    if gate.reads or gate.writes or context.journal is not None:
         key = call.key = call_key(gate.fingerprint, request)
         call.known = kept(gate, key)
-        if call.known is None and journal is not None:
-            call.known = journal.settled(key)
+        if call.known is None:
+            call.recall()
     if call.known is None:
         call.ask(gate, request)
+    shown = False
     while call.known is None:
         if context.deadline is not None and time.monotonic() >= context.deadline:
             raise call.too_late()
@@ -54,20 +54,24 @@ async def stream(
         try:
             await _in_time(attempt.wait(), call)
             async with aclosing(attempt.parts()) as parts:
-                while (part := await _in_time(anext(parts, None), call)) is not None:
-                    call.shown = call.shown or bool(part.text or part.reasoning)
+                while True:
+                    coming = anext(parts, None)
+                    part = await (coming if context.deadline is None else _in_time(coming, call))
+                    if part is None:
+                        break
+                    shown = shown or bool(part.text or part.reasoning or part.calls)
                     yield part
             yield call.outcome(attempt.response)
             return
         except LMError as error:
-            if call.shown or error.code == TOO_LATE:
+            if shown or error.code == TOO_LATE:
                 call.mark(error)
                 raise
             pause = await call.pause(attempt, error)
         if pause is None:
-            raise call.final
+            raise call.failure()
         await call.gate.sleep(pause)
-    yield Delta(call.known.text, call.known.reasoning, call.known)
+    yield Delta.whole(call.known)
     yield call.outcome(call.known, cached=True)
 
 

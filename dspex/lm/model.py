@@ -111,6 +111,19 @@ class BatchModel(LanguageModel, Protocol):
     @property
     def batch_price(self) -> Price | None: ...
 
+    @property
+    def batch_limits(self) -> tuple[int, int]:
+        """Requests and bytes of one batch at most."""
+        ...
+
+    def batch_bytes(self, request: LMRequest, /) -> int:
+        """What `request` adds to a batch, in bytes.
+
+        Raises:
+            RequestRejected: DX4201: it needs what the model cannot do, or not in a batch.
+        """
+        ...
+
     async def submit(self, requests: Sequence[LMRequest], /) -> str:
         """Hand the requests in; the batch's id."""
         ...
@@ -156,6 +169,9 @@ def _no_json(name: str, what: str) -> UsageError:
     return UsageError("DX8152", f"{name} holds {what}, and JSON cannot", where="extra")
 
 
+_MARKED = ("anthropic/", "bedrock/", "openrouter/anthropic/")
+"""Models whose prompt caches keep what is marked alone."""
+
 _OPTIONAL = type(None)
 
 _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
@@ -173,6 +189,7 @@ _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "tpm": ((int, float, _OPTIONAL), "a number"),
     "retry_ambiguous": ((bool,), "True or False"),
     "breaker": ((bool,), "True or False"),
+    "prompt_cache": ((bool,), "True or False"),
     "verify": ((bool, str), "True or a path"),
     "cert": ((str, tuple, _OPTIONAL), "a path or a tuple of two"),
     "proxy": ((str, _OPTIONAL), "a text"),
@@ -261,6 +278,8 @@ class LM:
         fallback: Models that are asked in turn when a call of this one has failed for good.
         endpoints: Several servers or keys for the same model. `concurrency`, `rpm` and `tpm` hold for each of them.
         breaker: Whether calls fail at once while the server keeps failing.
+        prompt_cache: Whether the part of a prompt that stays the same from call to call is marked for the provider's
+            prompt cache, where the protocol has marks (Anthropic, Bedrock, OpenRouter). Elsewhere the server finds it.
         verify: File or folder of the certificates to trust instead of the system's. Verification is never switched off.
         cert: The client's own certificate: a PEM file with certificate and key, or a file of each.
         proxy: An http or https proxy, ``""`` for none; by default what HTTPS_PROXY, HTTP_PROXY and NO_PROXY say.
@@ -285,6 +304,7 @@ class LM:
     fallback: tuple[LMLike, ...] = ()
     endpoints: tuple[Endpoint, ...] = ()
     breaker: bool = True
+    prompt_cache: bool = False
     verify: bool | str = True
     cert: str | tuple[str, str] | None = None
     proxy: str | None = field(default=None, repr=False)
@@ -292,10 +312,11 @@ class LM:
     def __post_init__(self) -> None:
         _check_kinds(self)
         provider, _, name = self.model.partition("/")
-        if not provider or not name:
+        # A name stands in addresses and headers; what a file's line ends with is no part of it.
+        if not provider or not name or not self.model.isprintable() or self.model != self.model.strip():
             raise UsageError(
                 "DX8101",
-                f"a model is named provider/model, got {self.model!r}",
+                f"a model is named provider/model, without control characters or spaces around it, got {self.model!r}",
                 fix='for example dx.LM("openai/gpt-4.1-mini") or dx.LM("local/smollm2")',
             )
         _check_open_to_print(self.base_url)
@@ -347,6 +368,11 @@ class LM:
     def provider(self) -> str:
         """What stands before the first slash of `model`."""
         return self.model.partition("/")[0]
+
+    @property
+    def caches_prompts(self) -> bool:
+        """Whether the provider's prompt cache may serve a part of a prompt: by itself, or because it is marked."""
+        return self.prompt_cache or not self.model.startswith(_MARKED)
 
     @property
     def connections(self) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from dspex.errors import UsageError
+from dspex.lm.record import record
 
 Unpriced = Literal["refuse", "allow"]
 
@@ -18,7 +19,7 @@ _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _PART = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Spend:
     """An amount of calls, tokens and US dollars. ``usd`` is None when a part of it has no known price.
 

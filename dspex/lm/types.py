@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import Literal
 
 from dspex.errors import UsageError
+from dspex.lm.record import record
 
 Role = Literal["system", "user", "assistant", "tool"]
 Stop = Literal["stop", "length", "content_filter", "tool_calls", "unknown"]
@@ -56,7 +57,7 @@ class ToolSpec:
     parameters: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Message:
     """One chat turn.
 
@@ -67,8 +68,8 @@ class Message:
         tool_calls: Of an assistant's turn: the calls that it asked for.
         tool_call_id: Of a tool's turn: the id of the call that it answers.
         state: Of an assistant's turn: `LMResponse.state` of the answer that it repeats.
-        cache_point: The prompt up to here is worth keeping in the provider's prompt cache. Only protocols with
-            markers for it (Anthropic, Bedrock) send one; the others find common beginnings by themselves.
+        cache_point: The prompt up to here is worth keeping in the provider's prompt cache: sent as a mark to models
+            with `LM.prompt_cache`. No answer depends on it, so requests that differ in it are equal.
     """
 
     role: Role
@@ -77,10 +78,10 @@ class Message:
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str = ""
     state: str = ""
-    cache_point: bool = False
+    cache_point: bool = field(default=False, compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class LMRequest:
     """Everything that a program asks of a model in one call.
 
@@ -129,7 +130,7 @@ class LMRequest:
     parallel_tools: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Usage:
     """Tokens as the provider counted them.
 
@@ -158,7 +159,7 @@ class Usage:
         return self.input_tokens + self.output_tokens
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TokenLogprob:
     """A generated token with its natural-log probability, and the most probable tokens at its place."""
 
@@ -167,7 +168,7 @@ class TokenLogprob:
     top: tuple[tuple[str, float], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class RateLimits:
     """What a server told about its limits in the headers of one response; None where it told nothing.
 
@@ -185,7 +186,7 @@ class RateLimits:
     tokens_reset: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class LMResponse:
     """What a model answered.
 
@@ -216,7 +217,23 @@ class LMResponse:
     limits: RateLimits | None = field(default=None, compare=False, repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@record
+class CallDelta:
+    """A part of a tool call that is being written.
+
+    Attributes:
+        index: The call's place in `LMResponse.tool_calls`.
+        id, name: Those of the call, on its first part; ``""`` on the others.
+        arguments: What is appended to the text of its arguments.
+    """
+
+    index: int
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+
+@record
 class Delta:
     """A part of a streamed answer.
 
@@ -224,11 +241,24 @@ class Delta:
         text: What is appended to the answer's text.
         reasoning: What is appended to its shown reasoning.
         response: On the last part alone: the whole answer with its usage, equal to what `complete` would have given.
+        calls: What is added to its tool calls. The arguments that come so are the JSON that the whole answer's calls
+            have, though other white space may stand in it.
     """
 
     text: str = ""
     reasoning: str = ""
     response: LMResponse | None = None
+    calls: tuple[CallDelta, ...] = ()
+
+    @classmethod
+    def whole(cls, response: LMResponse) -> Delta:
+        """An answer that comes in one part."""
+        return cls(response.text, response.reasoning, response, whole_calls(response.tool_calls))
+
+
+def whole_calls(calls: tuple[ToolCall, ...]) -> tuple[CallDelta, ...]:
+    """Tool calls that come in one part each."""
+    return tuple(CallDelta(index, call.id, call.name, call.arguments) for index, call in enumerate(calls))
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,18 +316,24 @@ class Price:
             tuple((start, dearer.scaled(factor)) for start, dearer in self.above),
         )
 
+    def at(self, input_tokens: float) -> Price:
+        """What a call with so long a prompt is charged by: this price, or one of `above`."""
+        for start, dearer in reversed(self.above):
+            if input_tokens > start:
+                return dearer.at(input_tokens)
+        return self
+
     def cost(self, usage: Usage) -> float:
         """US dollars for `usage`."""
-        for start, dearer in reversed(self.above):
-            if usage.input_tokens > start:
-                return dearer.cost(usage)
-        cached = self.input if self.cached is None else self.cached
-        written = self.input if self.written is None else self.written
-        fresh = usage.input_tokens - usage.cached_tokens - usage.written_tokens
-        prompt = fresh * self.input + usage.cached_tokens * cached + usage.written_tokens * written
-        return (prompt + usage.output_tokens * self.output) / 1e6
+        price = self.at(usage.input_tokens)
+        cached = price.input if price.cached is None else price.cached
+        written = price.input if price.written is None else price.written
+        # Some servers count what the cache read beside the prompt.
+        fresh = max(0, usage.input_tokens - usage.cached_tokens - usage.written_tokens)
+        prompt = fresh * price.input + usage.cached_tokens * cached + usage.written_tokens * written
+        return (prompt + usage.output_tokens * price.output) / 1e6
 
-    def ceiling(self, input_tokens: int, output_tokens: int) -> float:
+    def ceiling(self, input_tokens: float, output_tokens: float) -> float:
         """The most US dollars that a call of at most so many tokens can cost, whatever a prompt cache does."""
         dearest = max(self.input, self.cached or 0.0, self.written or 0.0)
         costs = [(input_tokens * dearest + output_tokens * self.output) / 1e6]

@@ -15,8 +15,11 @@ from typing import TYPE_CHECKING, Protocol
 from dspex.errors import NoLMError, UsageError
 
 if TYPE_CHECKING:
+    from asyncio import Future
+
     from dspex.errors import LMError
     from dspex.executor.budget import BudgetAccount
+    from dspex.executor.deferral import Deferral
     from dspex.executor.live import Channel
     from dspex.lm.model import LMLike
     from dspex.lm.spend import Budget, Spend
@@ -71,21 +74,29 @@ class Account(Protocol):
 
 
 class Journal(Protocol):
-    """A durable record of attempts."""
+    """A durable record of attempts, in order: once a part of it is durable, all that was recorded before is."""
 
     def settled(self, key: str, /) -> LMResponse | None:
         """The answer to `key` that this record already paid for."""
         ...
 
-    async def started(self, key: str, model: str, reserved: Spend, /) -> int:
-        """Record an attempt; returns its number once the record is durable."""
+    def answered_by(self, key: str, /) -> str:
+        """Name of the model that gave the settled answer to `key`: the one that was asked, or a fallback of it."""
         ...
 
-    async def committed(self, attempt: int, key: str, response: LMResponse, spent: Spend, /) -> None:
-        """Record response, usage and settlement as one durable record."""
+    def started(self, key: str, model: str, reserved: Spend, /) -> Future[int]:
+        """Record an attempt; done, with its number, once that is durable: not before may it be sent."""
         ...
 
-    async def failed(self, attempt: int, key: str, error: LMError, cost: Spend | None, /) -> None:
+    def unsent(self, attempt: Future[int], key: str, /) -> None:
+        """Record that the attempt was not sent after all."""
+        ...
+
+    def committed(self, attempt: Future[int], key: str, response: LMResponse, spent: Spend, /) -> None:
+        """Record response, usage and settlement as one record."""
+        ...
+
+    def failed(self, attempt: Future[int], key: str, error: LMError, cost: Spend | None, /) -> None:
         """Record that the attempt gave no answer, and what that cost; None when nobody knows."""
         ...
 
@@ -93,13 +104,26 @@ class Journal(Protocol):
 class Context:
     """Everything that surrounds a call. Immutable; `within` enters a changed copy."""
 
-    __slots__ = ("account", "deadline", "journal", "ledgers", "lm", "parts", "priority", "rollout", "tenant", "traces")
+    __slots__ = (
+        "account",
+        "deadline",
+        "deferral",
+        "journal",
+        "ledgers",
+        "lm",
+        "parts",
+        "priority",
+        "rollout",
+        "tenant",
+        "traces",
+    )
     lm: LMLike | None
     traces: tuple[Trace, ...]
     account: Account | None
     journal: Journal | None
     ledgers: tuple[Ledger, ...]
     parts: Channel | None
+    deferral: Deferral | None
     deadline: float | None
     rollout: int
     priority: int
@@ -117,6 +141,7 @@ class Context:
         tenant: str = "",
         ledgers: tuple[Ledger, ...] = (),
         parts: Channel | None = None,
+        deferral: Deferral | None = None,
     ) -> None:
         """
         Args:
@@ -130,8 +155,9 @@ class Context:
             tenant: Among calls of one priority, tenants take turns.
             ledgers: Open ledgers, outermost first; every attempt is counted in all of them.
             parts: Where modules show what they write, to whoever reads the run meanwhile.
+            deferral: Where calls wait until they are handed in as a batch.
         """
-        values = (account, deadline, journal, ledgers, lm, parts, priority, rollout, tenant, traces)
+        values = (account, deadline, deferral, journal, ledgers, lm, parts, priority, rollout, tenant, traces)
         for name, value in zip(self.__slots__, values, strict=True):
             object.__setattr__(self, name, value)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Generic, TypeVar, cast
 
+from dspex.lm.record import record
 from dspex.program.schema import Schema
 
 __all__ = ["Part"]
@@ -12,7 +13,7 @@ __all__ = ["Part"]
 O = TypeVar("O", bound=Schema)  # noqa: E741
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record
 class Part(Generic[O]):
     """A part of what the modules of a running program write; the last part of a run has its output.
 

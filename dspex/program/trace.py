@@ -7,6 +7,7 @@ from itertools import count
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
+from dspex.lm.record import record
 from dspex.lm.spend import Spend
 from dspex.lm.types import LMRequest, LMResponse, Usage
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["CallRecord", "Trace"]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CallRecord:
     """One call of one module.
 

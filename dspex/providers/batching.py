@@ -20,6 +20,13 @@ _CHOICE, _LOGPROBS, _CUT = "choice", "logprobs", "cut"
 class Batches(Protocol):
     """The batches of one model; its methods are those of `BatchModel`."""
 
+    @property
+    def most(self) -> tuple[int, int]:
+        """Requests and bytes of one batch."""
+        ...
+
+    def size(self, request: LMRequest) -> int: ...
+
     async def submit(self, requests: Sequence[LMRequest]) -> str: ...
 
     async def status(self, batch: str) -> BatchStatus: ...
@@ -47,6 +54,13 @@ class BatchedModel(ServedModel):
     def batch_price(self) -> Price | None:
         price = self.price
         return price.scaled(0.5) if self._halved and price is not None else None
+
+    @property
+    def batch_limits(self) -> tuple[int, int]:
+        return self._batches.most
+
+    def batch_bytes(self, request: LMRequest, /) -> int:
+        return self._batches.size(request)
 
     async def submit(self, requests: Sequence[LMRequest], /) -> str:
         return await self._batches.submit(requests)

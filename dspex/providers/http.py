@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from math import inf
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 from urllib.parse import urljoin
 
 from pydantic_core import from_json, to_json
 
 from dspex.errors import LMError, RateLimited, RequestRejected, ResponseError, ServerError, UsageError
 from dspex.lm.model import LM
+from dspex.lm.record import record
 from dspex.providers.lines import Events, Lines
 from dspex.providers.rate_headers import rate_limits
 from dspex.providers.refusals import Redactor, retry_after
@@ -23,6 +24,8 @@ from dspex.providers.transport import DirectWire, HttpxWire, LiveReply, Reply, T
 
 if TYPE_CHECKING:
     from dspex.providers.transport import AnyTransport
+
+T = TypeVar("T")
 
 _KINDS = {
     "context_length_exceeded": (
@@ -55,7 +58,7 @@ class Words:
     wait: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Event:
     """One server-sent event, or one line of a stream of lines.
 
@@ -67,7 +70,7 @@ class Event:
 
     name: str
     data: str
-    headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False, compare=False)
+    headers: Mapping[str, str] = field(repr=False, compare=False)
 
 
 def bearer(key: str) -> Mapping[str, str]:
@@ -78,6 +81,18 @@ def bearer(key: str) -> Mapping[str, str]:
 def no_key() -> str:
     """Fetches the key of a server that takes none."""
     return ""
+
+
+def renewed(access: Callable[[], T]) -> T:
+    """What `access` gives for one request.
+
+    Raises:
+        RequestRejected: DX4218: it gives something else than it gave when the model was opened. Nothing was sent.
+    """
+    try:
+        return access()
+    except UsageError as error:
+        raise RequestRejected("DX4218", error.message, where=error.where, fix=error.fix) from error
 
 
 def words(body: bytes) -> Words:
@@ -224,7 +239,7 @@ class Client:
                 yield reply, piece
 
     def _authorized(self, headers: Mapping[str, str] | None) -> Mapping[str, str] | None:
-        key = "" if self._key is None else self._key()
+        key = "" if self._key is None else renewed(self._key)
         if not key:
             return headers
         self.redact.learn(key)

@@ -13,7 +13,7 @@ import re
 from typing import cast
 from urllib.parse import urlsplit
 
-from dspex.errors import UsageError
+from dspex.errors import RequestRejected, UsageError
 from dspex.lm.model import LM
 from dspex.providers.transport import place
 
@@ -75,6 +75,7 @@ def key_for(lm: LM, variables: tuple[str, ...], needed: bool) -> str:
     Raises:
         UsageError: DX8111 none was found though it is needed; DX8113 a header cannot carry it; DX8117 the keyring
             has none or cannot be asked; DX8118 the function returned something else.
+        RequestRejected: DX4218 the function raised.
     """
     given = cast("object", lm.api_key)
     if given is None:
@@ -132,8 +133,17 @@ def _from_keyring(entry: str, lm: LM) -> str:
 
 
 def _resolved(resolver: object, lm: LM) -> str:
-    # What it raises is the user's own and goes through as it is.
-    key: object = resolver() if callable(resolver) else None
+    try:
+        key: object = resolver() if callable(resolver) else None
+    except Exception as error:
+        # A supervision boundary: it is the user's own code, and the words of its error may hold the key.
+        raise RequestRejected(
+            "DX4218",
+            f"the function that is to give the key raised {type(error).__name__}",
+            where=lm.model,
+            fix="see its own error, which this one was raised from",
+            retryable=True,
+        ) from error
     if not isinstance(key, str):
         kind = type(key).__name__ if callable(resolver) else type(resolver).__name__
         raise UsageError("DX8118", f"api_key= is a text or a function that returns one, got {kind}", where=lm.model)

@@ -29,27 +29,27 @@ class Lines:
         self._after_cr = piece.endswith(b"\r")
         if b"\r" in piece:
             piece = piece.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        first, end, more = piece.partition(b"\n")
-        self._rest.append(first)
+        whole, end, rest = piece.rpartition(b"\n")
         if not end:
-            self.pending += len(first)
+            self._rest.append(rest)
+            self.pending += len(rest)
             return []
-        whole = [b"".join(self._rest), *more.split(b"\n")]
-        self._rest = [whole.pop()]
-        self.pending = len(self._rest[0])
-        return self._decoded(whole)
+        self._rest.append(whole)
+        text = self._decoded(b"".join(self._rest))
+        self._rest, self.pending = [rest], len(rest)
+        return text.split("\n")
 
     def end(self) -> list[str]:
         """The last line, when the stream ended without an end of it."""
         whole, self._rest, self.pending = b"".join(self._rest), [], 0
-        return self._decoded([whole]) if whole else []
+        return [self._decoded(whole)] if whole else []
 
-    def _decoded(self, whole: list[bytes]) -> list[str]:
-        lines = [line.decode("utf-8", "replace") for line in whole]
+    def _decoded(self, whole: bytes) -> str:
+        text = whole.decode("utf-8", "replace")
         if not self._begun:
             self._begun = True
-            lines[0] = lines[0].removeprefix("\ufeff")
-        return lines
+            text = text.removeprefix("\ufeff")
+        return text
 
 
 class Events:
@@ -61,17 +61,18 @@ class Events:
     without the empty line behind it: some servers leave out the last one.
     """
 
-    __slots__ = ("_data", "_lines", "_name")
+    __slots__ = ("_data", "_held", "_lines", "_name")
 
     def __init__(self) -> None:
         self._lines = Lines()
         self._name = ""
         self._data: list[str] = []
+        self._held = 0
 
     @property
     def pending(self) -> int:
         """Bytes, roughly, of the event that has no end yet."""
-        return self._lines.pending + sum(map(len, self._data))
+        return self._lines.pending + self._held
 
     def feed(self, piece: bytes) -> list[tuple[str, str]]:
         """The events that end within `piece`, which is not empty."""
@@ -87,12 +88,13 @@ class Events:
             if not line:
                 if self._data:
                     events.append((self._name or "message", "\n".join(self._data)))
-                self._name, self._data = "", []
+                    self._data, self._held = [], 0
+                self._name = ""
                 continue
             key, _, value = line.partition(":")
-            value = value.removeprefix(" ")
             if key == "data":
-                self._data.append(value)
+                self._data.append(value.removeprefix(" "))
+                self._held += len(line)
             elif key == "event":
-                self._name = value
+                self._name = value.removeprefix(" ")
         return events

@@ -25,6 +25,7 @@ from pydantic_core import from_json
 from dspex.errors import LMError, RequestRejected, ResponseError, ServerError
 from dspex.lm.types import Delta, LMRequest, LMResponse, Stop, TokenLogprob, Usage
 from dspex.providers.asking import as_body, with_extra
+from dspex.providers.continuing import grammar, lead
 from dspex.providers.http import Client, Words, words
 from dspex.providers.local_process import INSTALL, UBATCH, ModelProcess
 from dspex.providers.openai.schema import strict_schema
@@ -122,7 +123,7 @@ class Call:
             payload["top_p"] = request.top_p
         if request.choices:
             # " yes" rather than "yes" after "Answer:": that is how the model's own tokens continue a line.
-            payload["grammar"] = _grammar(request.choices, _lead(request.prompt))
+            payload["grammar"] = grammar(request.choices, lead(request.prompt))
         else:
             if request.stop:
                 payload["stop"] = request.stop
@@ -139,7 +140,7 @@ class Call:
         """The whole answer, from its text and from what came with its end."""
         stop = _STOPS.get(end.get("stop_type"), "unknown")
         if request.choices:
-            text = text.removeprefix(_lead(request.prompt))
+            text = text.removeprefix(lead(request.prompt))
             if text not in request.choices:
                 # Cut off by max_tokens. Where one choice alone begins like this, the grammar leaves no other end.
                 ends = [choice for choice in dict.fromkeys(request.choices) if choice.startswith(text)]
@@ -163,8 +164,8 @@ class Call:
         """
         if not request.choices:
             raise RequestRejected("DX4205", "a request for scores names its choices", where=self._name)
-        lead = _lead(request.prompt)
-        paths = {choice: await self._tokenize(lead + choice, False) for choice in dict.fromkeys(request.choices)}
+        before = lead(request.prompt)
+        paths = {choice: await self._tokenize(before + choice, False) for choice in dict.fromkeys(request.choices)}
         scores = dict.fromkeys(paths, 0.0)
         usage = Usage()
         pending: list[tuple[tuple[int, ...], list[str]]] = [((), list(paths))]
@@ -372,33 +373,10 @@ def _seed(request: LMRequest) -> int:
     return int.from_bytes(blake2b(text, digest_size=4).digest(), "big") & 0x7FFFFFFF
 
 
-def _lead(prompt: str | None) -> str:
-    """What stands between the end of `prompt` and a choice."""
-    return " " if prompt and not prompt[-1].isspace() else ""
-
-
 @lru_cache(maxsize=512)
 def _schema(text: str) -> dict[str, object]:
     schema = cast("dict[str, object]", from_json(text))
     return {**(strict_schema(schema) or schema), **_COMPACT}
-
-
-@lru_cache(maxsize=512)
-def _grammar(choices: tuple[str, ...], lead: str) -> str:
-    """A grammar, in llama.cpp's dialect of BNF, of exactly `choices`, each after `lead`."""
-    return "root ::= " + " | ".join(_literal(lead + choice) for choice in dict.fromkeys(choices))
-
-
-def _literal(text: str) -> str:
-    out: list[str] = []
-    for character in text:
-        if character in '"\\':
-            out.append("\\" + character)
-        elif character < " " or character == "\x7f":
-            out.append(f"\\x{ord(character):02X}")
-        else:
-            out.append(character)
-    return '"' + "".join(out) + '"'
 
 
 def _logprob(entry: dict[str, Any], alternatives: int) -> TokenLogprob:

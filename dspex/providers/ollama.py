@@ -41,6 +41,7 @@ from dspex.lm.types import (
     ToolCall,
     ToolSpec,
     Usage,
+    whole_calls,
 )
 from dspex.providers.asking import Vocabulary, arguments_of, as_body, choice_schema, state_in, with_extra
 from dspex.providers.http import Client, Words, words
@@ -267,7 +268,7 @@ class _Assembly:
 
     def __init__(self) -> None:
         self.done = False
-        self._reason: object = None
+        self._stop: Stop = "unknown"
         self._texts: list[str] = []
         self._thoughts: list[str] = []
         self._calls: list[ToolCall] = []
@@ -288,6 +289,7 @@ class _Assembly:
             self._texts.append(text)
         if reasoning:
             self._thoughts.append(reasoning)
+        known = len(self._calls)
         for call in cast("list[dict[str, Any]]", said.get("tool_calls") or []):
             function: dict[str, Any] = call["function"]
             name = str(call.get("id") or f"call_{len(self._calls)}")
@@ -296,19 +298,18 @@ class _Assembly:
             self._logprobs = (self._logprobs or []) + [token_logprob(entry) for entry in data["logprobs"]]
         if data["done"]:
             self.done = True
-            self._reason = data.get("done_reason")
+            self._stop = _STOPS.get(data.get("done_reason"), "unknown")
             self._usage = _usage(data)
         self._model = str(data.get("model") or self._model)
-        return Delta(text, reasoning)
+        return Delta(text, reasoning, calls=whole_calls(tuple(self._calls))[known:])
 
     def response(self, limits: RateLimits | None) -> LMResponse:
         """The whole answer; an enforced choice is still spelled as JSON."""
-        stop = _STOPS.get(self._reason, "unknown")
         reasoning = "".join(self._thoughts)
         return LMResponse(
             "".join(self._texts),
             self._usage,
-            "tool_calls" if self._calls and stop == "stop" else stop,
+            "tool_calls" if self._calls and self._stop == "stop" else self._stop,
             self._model,
             tool_calls=tuple(self._calls),
             reasoning=reasoning,

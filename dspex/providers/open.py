@@ -48,7 +48,8 @@ def open_model(lm: LM) -> LanguageModel:
     """The model that `lm` names. Nothing is sent; connections are made by the first call.
 
     Raises:
-        UsageError: DX8110, unknown provider; and what the provider itself requires, such as a key.
+        UsageError: DX8110, unknown provider; DX8162, settings of a server where there is none; and what the provider
+            itself requires, such as a key.
     """
     return _opened(PROVIDERS, lm, "provider")
 
@@ -65,6 +66,11 @@ def open_replay(lm: LM) -> LanguageModel:
     return replay(lm.model.partition("/")[2])
 
 
+_SERVERLESS = ("local", "replay")
+_OF_A_SERVER: dict[str, object] = {"base_url": None, "verify": True, "cert": None, "proxy": None}
+"""Settings that say how a server is reached, and what they are where nothing was said."""
+
+
 def _opened(openers: dict[str, str], lm: LM, what: str) -> Any:
     opener = openers.get(lm.provider)
     if opener is None:
@@ -72,6 +78,14 @@ def _opened(openers: dict[str, str], lm: LM, what: str) -> Any:
             "DX8110",
             f"no {what} is named {lm.provider!r} (in {lm.model!r}); known: {', '.join(sorted(openers))}",
             fix='any OpenAI-compatible server is dx.LM("openai/NAME", base_url="http://host:port/v1")',
+        )
+    given = [name for name, unset in _OF_A_SERVER.items() if getattr(lm, name) != unset]
+    if given and lm.provider in _SERVERLESS:
+        raise UsageError(
+            "DX8162",
+            f"{lm.model} has no server, and {', '.join(f'{name}=' for name in given)} of it would not be used",
+            where="LM(...)",
+            fix='leave them out, or name the protocol of the server: dx.LM("openai/NAME", base_url=...)',
         )
     module, _, function = opener.partition(":")
     return getattr(importlib.import_module(f"dspex.providers.{module}"), function)(lm)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from pydantic_core import from_json, to_json
 
 from dspex.errors import ResponseError
-from dspex.lm.types import Delta, LMRequest, LMResponse, TokenLogprob
+from dspex.lm.types import CallDelta, Delta, LMRequest, LMResponse, TokenLogprob, whole_calls
 from dspex.providers.asking import CHOICE
 from dspex.providers.stops import Cutter, cut
 from dspex.providers.transport import place
@@ -75,16 +76,18 @@ class Reading(NamedTuple):
     """How the answer to a request has to be read.
 
     Attributes:
-        enforced: It spells an enforced choice as JSON.
+        enforced: It is an enforced choice.
         choices: The choices; empty where they are not known any more.
         stops: Stop texts that the server was not told, at which it is cut.
         logprobs: It was asked for log-probabilities.
+        bare: An enforced choice is the text itself, perhaps behind a space; else it is spelled as JSON.
     """
 
     enforced: bool = False
     choices: tuple[str, ...] = ()
     stops: tuple[str, ...] = ()
     logprobs: bool = False
+    bare: bool = False
 
     @staticmethod
     def of(request: LMRequest, stops: tuple[str, ...] = ()) -> Reading:
@@ -92,7 +95,7 @@ class Reading(NamedTuple):
         return Reading(bool(request.choices), request.choices, stops, request.top_logprobs is not None)
 
     def finished(self, response: LMResponse, client: Client, url: str) -> LMResponse:
-        """`response` with the choice that it spells as its text, or cut at a stop text.
+        """`response` with the choice that it makes as its text, or cut at a stop text.
 
         Raises:
             ResponseError: DX4303, it spells none of the choices.
@@ -104,12 +107,14 @@ class Reading(NamedTuple):
         return cut(response, self.stops) if self.stops else response
 
     def _chosen(self, text: str, client: Client, url: str) -> str:
-        try:
-            value: object = from_json(text)
-        except ValueError:
-            value = None
-        if isinstance(value, dict):
-            value = cast("dict[str, object]", value).get(CHOICE)
+        value: object = None
+        if self.bare:
+            value = text if text in self.choices else text.removeprefix(" ")
+        else:
+            with suppress(ValueError):
+                value = from_json(text)
+            if isinstance(value, dict):
+                value = cast("dict[str, object]", value).get(CHOICE)
         if not isinstance(value, str) or (self.choices and value not in self.choices):
             raise ResponseError(
                 "DX4303",
@@ -122,19 +127,57 @@ class Reading(NamedTuple):
         return value
 
 
+class CallParts:
+    """Tool calls whose parts are told apart by the block of the answer that they stand in."""
+
+    def __init__(self) -> None:
+        self._places: dict[object, int] = {}
+        self._told: set[object] = set()
+
+    def begin(self, block: object, call_id: object, name: object) -> Delta:
+        """A call begins.
+
+        Raises:
+            MALFORMED: its id or its name is no text.
+        """
+        at = self._places[block] = len(self._places)
+        return Delta(calls=(CallDelta(at, text_of(call_id), text_of(name)),))
+
+    def more(self, block: object, arguments: str) -> Delta | None:
+        """More of its arguments; None where there are none, or the block is no call."""
+        if not arguments or block not in self._places:
+            return None
+        self._told.add(block)
+        return Delta(calls=(CallDelta(self._places[block], arguments=arguments),))
+
+    def end(self, block: object, whole: str = "{}") -> Delta | None:
+        """It has ended; its `whole` arguments show where none came in parts."""
+        return None if block in self._told else self.more(block, whole)
+
+
 class Flow:
-    """The parts of a streamed answer as a caller sees them: together they are the text of the whole answer."""
+    """The parts of a streamed answer as a caller sees them: together they are the whole answer's text and calls."""
 
     def __init__(self, reading: Reading) -> None:
-        # An enforced choice is spelled as JSON, so it shows when it is whole.
+        # What spells an enforced choice is not its text, so it shows when it is whole.
         self._whole = reading.enforced
         self._cutter = Cutter(reading.stops)
+        # A stop text that follows would make them void.
+        self._late = bool(reading.stops)
+        self._begun = 0
 
     def of(self, delta: Delta) -> Delta | None:
         """What shows of a part; None for nothing."""
+        calls = delta.calls
+        if calls and not self._late:
+            self._begun = max(self._begun, *(part.index + 1 for part in calls))
+        if not (self._whole or self._late):
+            return delta if delta.text or delta.reasoning or calls else None
         text = "" if self._whole else self._cutter.feed(delta.text)
-        return Delta(text, delta.reasoning) if text or delta.reasoning else None
+        calls = () if self._late else calls
+        return Delta(text, delta.reasoning, calls=calls) if text or delta.reasoning or calls else None
 
     def last(self, response: LMResponse) -> Delta:
-        """The last part."""
-        return Delta(response.text if self._whole else self._cutter.end(), response=response)
+        """The last part, with the calls of which nothing has shown."""
+        text = response.text if self._whole else self._cutter.end()
+        return Delta(text, response=response, calls=whole_calls(response.tool_calls)[self._begun :])

@@ -16,7 +16,18 @@ from uuid import uuid4
 from pydantic_core import to_json
 
 from dspex.errors import OutputError, UsageError
-from dspex.lm.types import FREE, Capabilities, Delta, LMRequest, LMResponse, Price, TokenLogprob, ToolCall, Usage
+from dspex.lm.types import (
+    FREE,
+    CallDelta,
+    Capabilities,
+    Delta,
+    LMRequest,
+    LMResponse,
+    Price,
+    TokenLogprob,
+    ToolCall,
+    Usage,
+)
 from dspex.program.identity import constant_text
 
 Scripted = Mapping[str, object] | str | LMResponse
@@ -45,7 +56,7 @@ _WORD = re.compile(r"\s*\S+|\s+")
 
 
 async def parts_of(response: LMResponse) -> AsyncGenerator[Delta]:
-    """`response` as a stream, always in the same parts: its reasoning and its text a word at a time, then the whole.
+    """`response` as a stream, always in the same parts: reasoning, text and calls a word at a time, then the whole.
 
     Other tasks get their turn after each part, as they do while a real model goes on.
     """
@@ -55,6 +66,11 @@ async def parts_of(response: LMResponse) -> AsyncGenerator[Delta]:
     for word in _WORD.findall(response.text):
         yield Delta(word)
         await asyncio.sleep(0)
+    for index, call in enumerate(response.tool_calls):
+        yield Delta(calls=(CallDelta(index, call.id, call.name),))
+        for word in _WORD.findall(call.arguments):
+            yield Delta(calls=(CallDelta(index, arguments=word),))
+            await asyncio.sleep(0)
     yield Delta(response=response)
 
 

@@ -40,6 +40,7 @@ class Served:
         self.client = client
         self.capabilities = (lm.capabilities or can).within(says.can)
         self.extra = dict(lm.extra)
+        self.prompt_cache = lm.prompt_cache
         self.fingerprint = _fingerprint(lm, client.base_url, variant, self.capabilities)
         self._says = says
         self._price = lm.price

@@ -44,6 +44,8 @@ DEFAULT_LOG_BYTES = 4 * 2**30
 _APPLICATION = 0x64737078  # "dspx"
 _VERSION = 1
 _PAGE = 1000
+_ROWS = 1000
+"""Events in one statement; SQLite takes 32,766 values."""
 _BUSY_SECONDS = 30.0
 
 _SCHEMA = """
@@ -137,6 +139,7 @@ class SqliteEventStore:
 
     def _fresh(self) -> None:
         self._queue: queue.SimpleQueue[_Entry] = queue.SimpleQueue()
+        self._urgent = threading.Event()
         self._thread: threading.Thread | None = None
         self._start_gate = threading.Lock()
         self._write_gate = threading.Lock()
@@ -226,6 +229,7 @@ class SqliteEventStore:
         with self._start_gate:
             if self._thread is not None:
                 self._queue.put(_Entry(None, True, stop=True))
+                self._urgent.set()
                 self._thread.join()
                 self._thread = None
                 self._refuse_late()
@@ -259,34 +263,28 @@ class SqliteEventStore:
             with self._start_gate:
                 if self._thread is None:
                     self._thread = threading.Thread(
-                        target=self._write_all, args=(self._queue,), name="dspex-event-log", daemon=True
+                        target=self._write_all, args=(self._queue, self._urgent), name="dspex-event-log", daemon=True
                     )
                     self._thread.start()
         self._queue.put(entry)
+        if entry.durable and not self._urgent.is_set():
+            self._urgent.set()
 
-    def _write_all(self, waiting: queue.SimpleQueue[_Entry]) -> None:
+    def _write_all(self, waiting: queue.SimpleQueue[_Entry], urgent: threading.Event) -> None:
         while True:
+            # What is put from here on sets it again; what was put before is in the first look at the queue.
+            urgent.clear()
             batch = [waiting.get()]
-            if not batch[0].durable:
-                self._gather(waiting, batch)
+            _take_all(waiting, batch)
+            if not any(entry.durable for entry in batch):
+                # Not for each of them: whoever appends would have to wake this thread every time.
+                urgent.wait(self._linger)
             with self._write_gate:
-                try:
-                    while True:
-                        batch.append(waiting.get_nowait())
-                except queue.Empty:
-                    pass
+                _take_all(waiting, batch)
                 last, error = self._commit([entry.row for entry in batch if entry.row is not None])
             self._answer(batch, last, error)
             if any(entry.stop for entry in batch):
                 return
-
-    def _gather(self, waiting: queue.SimpleQueue[_Entry], batch: list[_Entry]) -> None:
-        end = time.monotonic() + self._linger
-        try:
-            while not batch[-1].durable:
-                batch.append(waiting.get(timeout=max(0.0, end - time.monotonic())))
-        except queue.Empty:
-            pass
 
     def _commit(self, rows: Sequence[Row]) -> tuple[int, sqlite3.Error | None]:
         """The id of the last event, or 0 and the error; nothing of a failed batch is kept."""
@@ -295,21 +293,22 @@ class SqliteEventStore:
         try:
             connection = self._writing()
             try:
-                connection.execute("BEGIN IMMEDIATE")
-                found = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'events'").fetchone()
-                before = 0 if found is None else int(found[0])
-                connection.executemany(
-                    "INSERT INTO events (id, stream, kind, at, payload) VALUES (?, ?, ?, ?, ?)",
-                    ((before + number, *row) for number, row in enumerate(rows, 1)),
-                )
-                connection.execute("COMMIT")
+                # A statement is a transaction by itself. Between two, a busy event loop would take the interpreter
+                # for milliseconds, so that there is one only where it can be.
+                if len(rows) > _ROWS:
+                    connection.execute("BEGIN IMMEDIATE")
+                last = 0
+                for start in range(0, len(rows), _ROWS):
+                    last = _insert(connection, rows[start : start + _ROWS])
+                if len(rows) > _ROWS:
+                    connection.execute("COMMIT")
             except sqlite3.Error:
                 _roll_back(connection)
                 raise
         except sqlite3.Error as error:
             return 0, error
         self._commits += 1
-        return before + len(rows), None
+        return last, None
 
     def _refuse_late(self) -> None:
         """Answer appenders that came between the closing and the writer's end."""
@@ -476,6 +475,14 @@ class SqliteEventStore:
             return 0
 
 
+def _take_all(waiting: queue.SimpleQueue[_Entry], batch: list[_Entry]) -> None:
+    try:
+        while True:
+            batch.append(waiting.get_nowait())
+    except queue.Empty:
+        pass
+
+
 def _settle(pairs: list[tuple[asyncio.Future[int], int | StudyError]], durable: set[int]) -> None:
     for waiting, result in pairs:
         if waiting.done():
@@ -489,7 +496,20 @@ def _settle(pairs: list[tuple[asyncio.Future[int], int | StudyError]], durable: 
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    # A statement is as long as a batch: a hundred of them would be megabytes.
+    return sqlite3.connect(
+        path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=16
+    )
+
+
+def _insert(connection: sqlite3.Connection, rows: Sequence[Row]) -> int:
+    """Add events with consecutive ids; the id of the last."""
+    places = ",".join(("(?,?,?,?)",) * len(rows))
+    cursor = connection.execute(
+        f"INSERT INTO events (stream, kind, at, payload) VALUES {places}", [value for row in rows for value in row]
+    )
+    assert cursor.lastrowid is not None
+    return cursor.lastrowid
 
 
 def _roll_back(connection: sqlite3.Connection) -> None:

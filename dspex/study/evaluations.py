@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from dspex.errors import BudgetExceeded, StudyError
 from dspex.evaluation.dataset import Example
-from dspex.evaluation.evaluator import Outcome, evaluate
+from dspex.evaluation.evaluator import Outcome, outcome_of
 from dspex.evaluation.statistics import FailurePolicy
 from dspex.lm.spend import NOTHING, Spend
 from dspex.lm.types import Price
@@ -93,17 +94,16 @@ class Candidate(Generic[I, O]):
         return cost
 
 
-@dataclass(frozen=True)
 class Job(Generic[I, O]):
     """One candidate on one example."""
 
-    candidate: Candidate[I, O]
-    part: Part
-    example: Example[I, O]
+    __slots__ = ("candidate", "example", "key", "part")
 
-    @cached_property
-    def key(self) -> EvaluationKey:
-        return (self.candidate.identity, self.part, self.example.hash)
+    def __init__(self, candidate: Candidate[I, O], part: Part, example: Example[I, O]) -> None:
+        self.candidate = candidate
+        self.part: Part = part
+        self.example = example
+        self.key: EvaluationKey = (candidate.identity, part, example.hash)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +134,6 @@ class Halt:
     reason: str | None = None
     position: int = 0
     message: str = ""
-
-
-class _OutOfBudget(Exception):
-    """The account refused a call while nothing else was in flight that could free a reservation."""
 
 
 @dataclass
@@ -179,6 +175,7 @@ class Evaluations(Generic[I, O]):
     done: int = 0
     cache_hits: int = 0
     most: Spend = NOTHING
+    _equal: dict[float | None, Judged] = field(default_factory=dict[float | None, Judged])
     _started: int = 0
     _taken: int = 0
     _working: int = 0
@@ -237,23 +234,29 @@ class Evaluations(Generic[I, O]):
         )
 
     async def run(self, jobs: Iterable[Job[I, O]], *, capped: bool = True) -> bool:
-        """Evaluate what is not known yet; whether all of it is settled now.
+        """Evaluate what is not known yet; whether all of it is settled now. Arguments and errors as for `settling`."""
+        fresh = {job.key: job for job in jobs if job.key not in self.known}
+        left = len(fresh)
+        async with aclosing(self.settling(deque(fresh.values()), capped=capped)) as results:
+            async for _ in results:
+                left -= 1
+        return left == 0
+
+    async def settling(
+        self, jobs: deque[Job[I, O]], *, capped: bool = True
+    ) -> AsyncGenerator[tuple[Job[I, O], Outcome[O] | None]]:
+        """Evaluate `jobs`, and yield each once its result counts; with its outcome when it is a calibration.
 
         Args:
-            jobs: In logical order.
+            jobs: In logical order, none known and none twice. They are taken from the left; whoever is given a result
+                may append more, so that what follows from it begins while others are under way.
             capped: Whether the ledger's caps and what it sets aside bind; the final evaluation is paid from the latter.
 
         Raises:
             StudyError: The log cannot be written, the model is unreachable, or every evaluation fails in the metric.
         """
-        fresh: dict[EvaluationKey, Job[I, O]] = {}
-        for job in jobs:
-            if job.key not in self.known:
-                fresh.setdefault(job.key, job)
-        if not fresh:
-            return True
         uppers: dict[EvaluationKey, Spend] = {}
-        left = len(fresh)
+        taken = True
 
         def admit(job: Job[I, O]) -> Admission:
             if self._halted(capped):
@@ -267,25 +270,25 @@ class Evaluations(Generic[I, O]):
                 self._started += 1
             return "start"
 
-        results = in_order(fresh.values(), self._settle, width=self.width, admit=admit)
+        results = in_order(jobs, self._settle, width=self.width, admit=admit)
         try:
-            async for job, settled in results:
+            async for job, (settled, outcome) in results:
                 if capped:
                     self.ledger.started = _minus(self.ledger.started, uppers.pop(job.key))
                     if not self.ledger.fits(self.upper(job.candidate)):
+                        taken = False
                         break
-                left -= 1
                 self._take(job, settled)
                 self._taken += capped
-        except _OutOfBudget as error:
-            self._end("account", str(error))
+                yield job, outcome
+        except BudgetExceeded as refused:
+            self._end("account", refused.message)
         finally:
             await results.aclose()
             self.ledger.started = NOTHING
-        if left and self.halt.reason is None:
+            self.halt.position = self._taken
+        if (jobs or not taken) and self.halt.reason is None:
             self._end("budget", "the budget for the search is used")
-        self.halt.position = self._taken
-        return left == 0
 
     def _halted(self, capped: bool) -> bool:
         if self.stop.reason is not None:
@@ -306,7 +309,10 @@ class Evaluations(Generic[I, O]):
     def _take(self, job: Job[I, O], settled: EvaluationSettled) -> None:
         """Account for a result at its logical place."""
         output = settled.output if job.part == "held_out" else None
-        self.known[job.key] = Judged(settled.score, settled.code, settled.failure, output)
+        judged = Judged(settled.score, settled.code, settled.failure, output)
+        if output is None and judged.code is None:
+            judged = self._equal.setdefault(settled.score, judged)
+        self.known[job.key] = judged
         if settled.score is not None:
             self.lowest = min(self.lowest, settled.score)
         charges = {key: spend_of(charge) for key, charge in settled.charges.items()}
@@ -359,15 +365,16 @@ class Evaluations(Generic[I, O]):
         """Evaluate for the sake of the traces; in logical order, and logged like all evaluations.
 
         On a resume this runs again, out of answers that are paid for already.
+
+        Raises:
+            BudgetExceeded: The account has no room for any of them.
         """
-
-        async def run(job: Job[I, O]) -> Outcome[O]:
-            outcome = await evaluate(job.candidate.program, job.example, self.metric)
-            if self.journal.broken is not None:
-                raise self.journal.broken
-            return outcome
-
-        results = in_order(jobs, run, width=self.width, admit=lambda _: "start" if self.stop.reason is None else "stop")
+        results = in_order(
+            deque(jobs),
+            self._outcome,
+            width=self.width,
+            admit=lambda _: "start" if self.stop.reason is None else "stop",
+        )
         async with aclosing(results):
             async for job, outcome in results:
                 settled = self._settled(job, outcome)
@@ -376,25 +383,32 @@ class Evaluations(Generic[I, O]):
                 self._take(job, settled)
                 yield job, outcome
 
-    async def _settle(self, job: Job[I, O]) -> EvaluationSettled:
-        """One evaluation: from the log, or bought now."""
+    async def _settle(self, job: Job[I, O]) -> tuple[EvaluationSettled, Outcome[O] | None]:
+        """One evaluation: from the log, or bought now. A calibration runs again, out of answers that are paid for."""
         recorded = self.history.evaluations.get(job.key)
-        if recorded is not None:
-            return recorded
+        traced = job.part == "calibration"
+        if recorded is not None and not traced:
+            return recorded, None
+        outcome = await self._outcome(job)
+        settled = self._settled(job, outcome)
+        if recorded is None:
+            self.log.note(settled)
+        return settled, outcome if traced else None
+
+    async def _outcome(self, job: Job[I, O]) -> Outcome[O]:
+        """The outcome of an evaluation, once the account has room for it."""
         self._working += 1
         try:
             while True:
                 try:
-                    outcome = await evaluate(job.candidate.program, job.example, self.metric)
+                    outcome = await outcome_of(job.candidate.program, job.example, self.metric)
                 except BudgetExceeded as refused:
                     await self._room(refused)
                 else:
                     break
             if self.journal.broken is not None:
                 raise self.journal.broken
-            settled = self._settled(job, outcome)
-            self.log.note(settled)
-            return settled
+            return outcome
         finally:
             self._working -= 1
             self._freed.set()
@@ -404,7 +418,7 @@ class Evaluations(Generic[I, O]):
         self._working -= 1
         try:
             if self._working <= 0:
-                raise _OutOfBudget(refused.message)
+                raise refused
             self._freed.clear()
             await self._freed.wait()
         finally:

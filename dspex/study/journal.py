@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
 
 from dspex.errors import LMError, StudyError
 from dspex.lm.spend import NOTHING, Spend
@@ -33,17 +35,21 @@ class StudyLog:
         """Append in order, without waiting; a failure to store it shows at the next durable event."""
         self.store.append(self.study, event.kind, to_dict(event, self.content), durable=False)
 
-    async def commit(self, event: StudyEvent) -> int:
-        """Append and return its id once it is durable.
-
-        Raises:
-            StudyError: The disk is full or the store cannot be written.
-        """
-        return await self.store.append(self.study, event.kind, to_dict(event, self.content))
+    def commit(self, event: StudyEvent) -> asyncio.Future[int]:
+        """Append in order; done, with its id, once it is durable, or with a `StudyError` where it cannot be written."""
+        return self.store.append(self.study, event.kind, to_dict(event, self.content))
 
     def commit_now(self, event: StudyEvent) -> int:
         """`commit` from plain code."""
         return self.store.append_now(self.study, event.kind, to_dict(event, self.content))
+
+
+class _Bought(NamedTuple):
+    """An answer, None where the log has not kept it, the model that gave it, and what it cost."""
+
+    answer: LMResponse | None
+    model: str
+    cost: Spend
 
 
 class StudyJournal:
@@ -62,9 +68,11 @@ class StudyJournal:
 
     def __init__(self, log: StudyLog, history: History) -> None:
         self._log = log
-        self._answers: dict[str, LMResponse] = dict(history.answers)
-        self._costs: dict[str, Spend] = dict(history.costs)
-        self._open: dict[int, tuple[str, str]] = {}
+        self._bought: dict[str, _Bought] = {
+            key: _Bought(history.answers.get(key), history.models.get(key, ""), cost)
+            for key, cost in history.costs.items()
+        }
+        self._open: dict[asyncio.Future[int], str] = {}
         self._lost = dict(history.lost)
         self.settled_spend = history.settled
         self.attempts = history.attempts
@@ -74,67 +82,86 @@ class StudyJournal:
 
     def settled(self, key: str) -> LMResponse | None:
         """The answer to this call, if it was paid for in this study already."""
-        return self._answers.get(key)
+        bought = self._bought.get(key)
+        return None if bought is None else bought.answer
+
+    def answered_by(self, key: str) -> str:
+        """Name of the model that gave the answer to this call."""
+        return self._bought[key].model
 
     def cost(self, key: str) -> Spend | None:
         """What the answer to this call cost, if it was bought in this study."""
-        return self._costs.get(key)
+        bought = self._bought.get(key)
+        return None if bought is None else bought.cost
 
-    async def started(self, key: str, model: str, reserved: Spend) -> int:
-        """Record that a request is about to be sent; returns once that is durable."""
+    def started(self, key: str, model: str, reserved: Spend) -> asyncio.Future[int]:
+        """Record that a request is about to be sent; done once that is durable.
+
+        Raises:
+            StudyError: The log could not be written before.
+        """
+        if self.broken is not None:
+            raise self.broken
         event = AttemptStarted(key, model, reserved.calls, reserved.input_tokens, reserved.output_tokens, reserved.usd)
-        attempt = await self._commit(event)
-        self._open[attempt] = (key, model)
+        attempt = self._log.commit(event)
+        self._open[attempt] = model
         self.attempts += 1
         if self._lost.get(key, 0) > 0:
             self._lost[key] -= 1
             self.repeats += 1
         return attempt
 
-    async def committed(self, attempt: int, key: str, response: LMResponse, spent: Spend) -> None:
-        """Record response, usage and settlement as one durable event."""
-        _, model = self._open.pop(attempt, (key, response.model))
-        await self._commit(
-            CallCommitted(
-                attempt,
-                key,
-                model,
-                response_to_json(response),
-                spent.calls,
-                spent.input_tokens,
-                spent.output_tokens,
-                spent.usd,
-            )
-        )
-        self._answers[key] = response
-        self._costs[key] = spent
-        self.settled_spend = self.settled_spend + spent
+    def unsent(self, attempt: asyncio.Future[int], key: str) -> None:
+        """Record that an attempt was not sent after all, which is then none."""
+        del self._open[attempt]
+        self.attempts -= 1
+        self._after(attempt, lambda number: AttemptFailed(number, key, "", None, sent="no"))
 
-    async def failed(self, attempt: int, key: str, error: LMError, cost: Spend | None) -> None:
+    def committed(self, attempt: asyncio.Future[int], key: str, response: LMResponse, spent: Spend) -> None:
+        """Record response, usage and settlement as one event; it is durable before any attempt that follows."""
+        model = self._open.pop(attempt)
+        self._bought[key] = _Bought(response, model, spent)
+        self.settled_spend = self.settled_spend + spent
+        answer = response_to_json(response)
+        costs = spent.calls, spent.input_tokens, spent.output_tokens, spent.usd
+        self._after(attempt, lambda number: CallCommitted(number, key, model, answer, *costs))
+
+    def failed(self, attempt: asyncio.Future[int], key: str, error: LMError, cost: Spend | None) -> None:
         """Record that an attempt ended without an answer, and what that cost; None: not known."""
-        self._open.pop(attempt, None)
+        del self._open[attempt]
         self.failures[error.code] = self.failures.get(error.code, 0) + 1
-        await self._commit(
-            AttemptFailed(
-                attempt,
+        known = NOTHING if cost is None else cost
+        self._after(
+            attempt,
+            lambda number: AttemptFailed(
+                number,
                 key,
                 error.code,
                 error.message,
                 error.retryable,
                 error.sent,
                 cost is None,
-                *charge_of(cost or NOTHING),
-            )
+                known.calls,
+                known.input_tokens,
+                known.output_tokens,
+                known.usd,
+            ),
         )
 
-    async def _commit(self, event: StudyEvent) -> int:
-        if self.broken is not None:
-            raise self.broken
-        try:
-            return await self._log.commit(event)
-        except StudyError as error:
-            self.broken = error
-            raise
+    def _after(self, attempt: asyncio.Future[int], event: Callable[[int], StudyEvent]) -> None:
+        """Record what became of an attempt once its number is known, as a rule now."""
+
+        def record(started: asyncio.Future[int]) -> None:
+            error = started.exception()
+            if error is None:
+                self._log.note(event(started.result()))
+            elif isinstance(error, StudyError) and self.broken is None:
+                self.broken = error
+
+        if attempt.done():
+            record(attempt)
+        else:
+            attempt.add_done_callback(record)
 
 
 def spend_of(charge: object) -> Spend:

@@ -29,13 +29,16 @@ class Caps:
     def of(cls, budget: Budget) -> Caps:
         return cls(budget.calls, budget.tokens, budget.usd)
 
-    def hold(self, spend: Spend) -> bool:
-        """Whether `spend` is within every cap. An unpriced amount is not held to a cap in dollars."""
-        return (
-            (self.calls is None or spend.calls <= self.calls)
-            and (self.tokens is None or spend.tokens <= self.tokens)
-            and (self.usd is None or spend.usd is None or spend.usd <= self.usd)
-        )
+    def hold(self, *spends: Spend) -> bool:
+        """Whether all of `spends` together are within every cap. An unpriced amount is not held to a cap in dollars."""
+        if self.calls is not None and sum([spend.calls for spend in spends]) > self.calls:
+            return False
+        if self.tokens is not None and sum([spend.tokens for spend in spends]) > self.tokens:
+            return False
+        if self.usd is None:
+            return True
+        dollars = [spend.usd for spend in spends if spend.usd is not None]
+        return len(dollars) < len(spends) or sum(dollars) <= self.usd
 
 
 def scaled(spend: Spend, factor: int) -> Spend:
@@ -86,11 +89,11 @@ class Ledger:
 
     def fits(self, upper: Spend) -> bool:
         """Whether `upper` more, after all that was charged, keeps the caps and what is set aside."""
-        return self.caps.hold(self.spent + self.aside + upper)
+        return self.caps.hold(self.spent, self.aside, upper)
 
     def fits_now(self, upper: Spend) -> bool:
         """Whether `upper` more fits even if all that has started costs its upper bound."""
-        return self.caps.hold(self.spent + self.aside + self.started + upper)
+        return self.caps.hold(self.spent, self.aside, self.started, upper)
 
     def evaluations_left(self, each: Spend) -> int | None:
         """How many evaluations at `each` still fit; None when no cap binds."""

@@ -315,7 +315,6 @@ def _created(
         metric.identity(),
         options.seed,
         options.strategy,
-        0,
         versions(),
         caps,
         plan.split.hashes,

@@ -23,6 +23,10 @@ MOST_HELD_OUT = 500
 LEAST_VALIDATION = 16
 MOST_VALIDATION = 400
 FIRST_RUNG = 16
+
+AMPLE = 5_000
+"""Evaluations from which a budget is ample: what one more of them tells is worth less than a server that waits."""
+
 FINALISTS = 3
 """Evaluated on held-out examples: the default, the best zero-shot format, the winner."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from dspex.errors import BudgetExceeded, LMError
 from dspex.evaluation.dataset import Example
@@ -17,12 +17,15 @@ from dspex.program.schema import Schema
 from dspex.proposers import bootstrap, instructions, labelled
 from dspex.proposers.proposal import Proposal
 from dspex.study.evaluations import Candidate, Evaluations, Job
+from dspex.study.plan import AMPLE
 from dspex.study.strategy import ModuleNames
 
 I = TypeVar("I", bound=Schema)  # noqa: E741
 O = TypeVar("O", bound=Schema)  # noqa: E741
 
-BATCH = 8
+BATCH, LARGE_BATCH = 8, 24
+"""Runs of the program before it is asked whether they suffice, under a small and under an ample budget."""
+
 MOST_RUNS = 48
 ENOUGH_DEMOS = 8
 RUNS_SHARE = 8
@@ -73,14 +76,23 @@ class Proposing(Generic[I, O]):
         self._by_module: dict[str, list[Demo]] = {}
 
     async def run(self, watch: Callable[[str], None]) -> None:
-        """Fill `groups`: from the data first, then from the program's own runs, then from a model."""
+        """Fill `groups`: from the data first, then from the program's own runs, then from a model.
+
+        The model writes while the program runs.
+        """
         self._from_data()
-        if self._wants_bootstrap():
-            watch("bootstrapping demonstrations")
-            await self._bootstrap()
-        if self._affordable is None or self._affordable >= WRITING_FROM:
-            watch("writing instructions")
-            await self._write()
+        wanted = self._wanted() if self._affordable is None or self._affordable >= WRITING_FROM else []
+        writing = asyncio.gather(*(self._written(each.asked) for each in wanted))
+        try:
+            if self._wants_bootstrap():
+                watch("bootstrapping demonstrations")
+                await self._bootstrap()
+            if wanted:
+                watch("writing instructions")
+            for each, answer in zip(wanted, await writing, strict=True):
+                self._take(each, answer)
+        finally:
+            writing.cancel()
 
     def _from_data(self) -> None:
         sets: dict[str, list[Proposal]] = {}
@@ -123,11 +135,12 @@ class Proposing(Generic[I, O]):
 
     async def _bootstrap(self) -> None:
         most = MOST_RUNS if self._affordable is None else min(MOST_RUNS, max(BATCH, self._affordable // RUNS_SHARE))
-        examples = self._train[: most - most % BATCH or most]
+        batch = BATCH if self._affordable is None or self._affordable < AMPLE else LARGE_BATCH
+        examples = self._train[: most - most % batch or most]
         runs: list[bootstrap.TracedRun] = []
-        for start in range(0, len(examples), BATCH):
+        for start in range(0, len(examples), batch):
             try:
-                jobs = [Job(self._default, "train", example) for example in examples[start : start + BATCH]]
+                jobs = [Job(self._default, "train", example) for example in examples[start : start + batch]]
                 for _, outcome in [pair async for pair in self._evaluations.traced(jobs)]:
                     if outcome.score is not None:
                         runs.append(bootstrap.TracedRun(outcome.score, tuple(outcome.trace.calls)))
@@ -142,9 +155,9 @@ class Proposing(Generic[I, O]):
         if not demos:
             self.notes.append(f"no run of the program on {len(examples)} training examples was accepted by the metric")
 
-    async def _write(self) -> None:
-        """Instructions by a model, all asked for at once and taken in a fixed order."""
-        wanted: list[tuple[str, str, str, instructions.InstructionRequest]] = []
+    def _wanted(self) -> list[_Wanted]:
+        """The instructions to ask for, in the order in which they are taken."""
+        wanted: list[_Wanted] = []
         for path, module in self._program.modules().items():
             name = self._modules[path].instruction
             if name is None:
@@ -155,31 +168,51 @@ class Proposing(Generic[I, O]):
             for number, tip in enumerate(instructions.TIPS[: 1 if len(self._modules) > 2 else 2]):
                 sample = shown[number * 3 : number * 3 + 3] or shown[:3]
                 asked = instructions.request(default, settings.input, settings.output, sample, tip)
-                wanted.append((name, default, tip, asked))
-        answers = await asyncio.gather(*(self._written(asked) for *_, asked in wanted))
-        for (name, default, tip, _), (text, charges) in zip(wanted, answers, strict=True):
-            self._evaluations.charge(charges)
-            if text is None:
-                continue
-            known = [str(p.member) for group in self.groups for p in group if p.variable == name]
-            reason = instructions.refusal(text, default, known)
-            if reason is None:
-                self.groups.append([Proposal(name, text, "lm", {"tip": tip})])
-            else:
-                self.notes.append(f"a written instruction for {name} was refused: {reason}")
+                wanted.append(_Wanted(name, default, tip, asked))
+        return wanted
 
-    async def _written(self, asked: instructions.InstructionRequest) -> tuple[str | None, dict[str, Spend]]:
-        """What the model writes, None when it fails, which is no reason to end a study; and what that cost."""
+    def _take(self, wanted: _Wanted, written: _Written) -> None:
+        """Account for what a model wrote at its place, and propose it if it is sound."""
+        self._evaluations.charge(written.charges)
+        if written.failure is not None:
+            self.notes.append(f"no instruction was written: {written.failure}")
+        if written.text is None:
+            return
+        known = [str(p.member) for group in self.groups for p in group if p.variable == wanted.variable]
+        reason = instructions.refusal(written.text, wanted.default, known)
+        if reason is None:
+            self.groups.append([Proposal(wanted.variable, written.text, "lm", {"tip": wanted.tip})])
+        else:
+            self.notes.append(f"a written instruction for {wanted.variable} was refused: {reason}")
+
+    async def _written(self, asked: instructions.InstructionRequest) -> _Written:
+        """What the model writes; that it fails is no reason to end a study."""
         lm = self._writer_lm or current().lm
         if lm is None:
-            return None, {}
+            return _Written(None, {}, None)
+        text = failure = None
         with using(lm=lm), trace() as opened:
             try:
-                answer = await instructions.writer()(asked)
+                text = (await instructions.writer()(asked)).instruction.strip()
             except BudgetExceeded:
-                answer = None
+                pass
             except LMError as error:
-                self.notes.append(f"no instruction was written: {error.code} {error.message:.200}")
-                answer = None
-        charges = self._evaluations.charges(opened, f"instruction {asked.tip} {asked.fields}")
-        return None if answer is None else answer.instruction.strip(), charges
+                failure = f"{error.code} {error.message:.200}"
+        return _Written(text, self._evaluations.charges(opened, f"instruction {asked.tip} {asked.fields}"), failure)
+
+
+class _Wanted(NamedTuple):
+    """An instruction to ask a model for."""
+
+    variable: str
+    default: str
+    tip: str
+    asked: instructions.InstructionRequest
+
+
+class _Written(NamedTuple):
+    """What a model wrote, what that cost, and why it wrote nothing."""
+
+    text: str | None
+    charges: dict[str, Spend]
+    failure: str | None

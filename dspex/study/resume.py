@@ -51,6 +51,7 @@ class History:
 
     Attributes:
         answers: Answers that were paid for and can be read back, by call key.
+        models: Name of the model that gave each of them.
         costs: What each of them cost; also of answers whose text was not kept.
         evaluations: Settled evaluations.
         asked: Trials by number.
@@ -74,6 +75,7 @@ class History:
     finished: StudyFinished | None = None
     stop: StudyStopped | None = None
     answers: dict[str, LMResponse] = field(default_factory=dict[str, LMResponse])
+    models: dict[str, str] = field(default_factory=dict[str, str])
     costs: dict[str, Spend] = field(default_factory=dict[str, Spend])
     evaluations: dict[EvaluationKey, EvaluationSettled] = field(default_factory=dict[EvaluationKey, EvaluationSettled])
     asked: dict[int, TrialAsked] = field(default_factory=dict[int, TrialAsked])
@@ -153,8 +155,12 @@ class _Fold:
                 h.costs[call.key] = spent
                 try:
                     h.answers[call.key] = response_from_json(call.response)
+                    h.models[call.key] = call.model
                 except ValueError:
                     h.unread += 1
+            case AttemptFailed(code="") as unsent:
+                self.open.pop(unsent.attempt, None)
+                h.attempts -= 1
             case AttemptFailed() as failed:
                 started = self.open.pop(failed.attempt, None)
                 h.failures[failed.code] = h.failures.get(failed.code, 0) + 1

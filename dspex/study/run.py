@@ -6,28 +6,26 @@ import asyncio
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 from dspex.errors import DspexError, LMError, StudyError
-from dspex.evaluation.labels import distribution
 from dspex.evaluation.statistics import FailurePolicy
 from dspex.executor.budget import BudgetAccount, unpriced
-from dspex.executor.models import Gate, gate_for
+from dspex.executor.models import Gate
 from dspex.lm.model import LMLike
 from dspex.lm.spend import Budget
 from dspex.optimizers import create
-from dspex.program.context import Context, current, resolve_lm, within
+from dspex.program.context import Context, current, within
 from dspex.program.metric import Metric
 from dspex.program.program import Program
-from dspex.proposers.instructions import labels
-from dspex.study.calibration import label_shares
 from dspex.study.evaluations import Evaluations
 from dspex.study.finals import Finals
 from dspex.study.journal import StudyJournal, StudyLog
 from dspex.study.ledger import Caps, Ledger
 from dspex.study.plan import FINALISTS, Plan
+from dspex.study.preparation import frozen_by, gates_of, lm_of, shares_of, width_of, with_pools
 from dspex.study.progress import Left, Phase, Progress, Watcher
 from dspex.study.proposing import Proposing
 from dspex.study.report import Failure, Report
@@ -36,11 +34,7 @@ from dspex.study.search import Search
 from dspex.study.stop import StopToken
 from dspex.study.strategy import ModuleNames, Seeds
 from dspex.study.study import Study
-from dspex.telemetry.events import ContentMode, Json, ProposalMade, StudyCreated, StudyFinished, StudyStopped
-
-DEFAULT_WIDTH = 32
-SPARE = 4
-"""One evaluation in work beyond what the model takes, for so many that it takes."""
+from dspex.telemetry.events import ContentMode, Json, StudyCreated, StudyFinished, StudyStopped
 
 MOST_FINAL_TIME = 0.5
 """Share of a wall cap that is kept for the final evaluation at most."""
@@ -152,8 +146,8 @@ class StudyRun:
             NoLMError: DX4001: no model was chosen.
             BudgetExceeded: DX4503: dollars are capped and a model has no known price.
         """
-        self.lm = self.options.lm or current().lm or self._own_lm()
-        self.gates = await self._gates(self.lm)
+        self.lm = self.options.lm or current().lm or lm_of(self.program)
+        self.gates = await gates_of(self.program, self.lm, self.options.proposer_lm)
         budget = self.options.budget
         if budget.usd is not None and budget.unpriced == "refuse":
             for name, gate in self.gates.items():
@@ -206,41 +200,6 @@ class StudyRun:
             budget, settled=self.account.settled, uncertain=self.account.uncertain, parent=self.account
         )
 
-    def _own_lm(self) -> LMLike | None:
-        """The context's model, unless every module names one."""
-        without = [path for path, module in self.program.modules().items() if module.settings.lm is None]
-        return resolve_lm(None, without[0]) if without else None
-
-    async def _gates(self, lm: LMLike | None) -> dict[str, Gate]:
-        """Every model that the program may call, by name."""
-        found: dict[str, Gate] = {}
-        models: list[LMLike | None] = [lm, self.options.proposer_lm]
-        for module in self.program.modules().values():
-            models += [module.settings.lm, *module.models.values()]
-        for model in models:
-            if model is not None:
-                gate = await gate_for(model)
-                for one in (gate, *gate.fallback):
-                    found.setdefault(one.name, one)
-        return found
-
-    def _width(self, gates: Mapping[str, Gate]) -> Callable[[], int]:
-        """How many evaluations may be in work: what keeps the widest model busy, where nobody says."""
-        if self.options.concurrency is not None:
-            if self.options.concurrency < 1:
-                raise StudyError(
-                    "DX6208", f"concurrency is at least 1, got {self.options.concurrency}", where="concurrency"
-                )
-            chosen = self.options.concurrency
-            return lambda: chosen
-
-        def width() -> int:
-            calls = max((width for gate in gates.values() if (width := gate.width)), default=DEFAULT_WIDTH)
-            # While some wait for the log to be written, or are being scored, as many as the model takes are with it.
-            return calls + calls // SPARE
-
-        return width
-
     async def _prepared(self, gates: Mapping[str, Gate]) -> Search[Any, Any]:
         """Pools filled, space frozen where the models have no choice, and the search over it."""
         from dspex.optimizers.tpe import TPE
@@ -257,7 +216,7 @@ class StudyRun:
             Ledger(Caps.of(options.budget)),
             {name: gate.price for name, gate in gates.items()},
             options.stop,
-            self._width(gates),
+            width_of(gates, options.concurrency),
             options.on_failure,
             changed=self.changed,
             notice=self._step,
@@ -267,7 +226,7 @@ class StudyRun:
             left = (wall - self.history.seconds) * (1 - min(MOST_FINAL_TIME, final_share))
             evaluations.deadline = self.began + max(0.0, left)
         self._now("propose")
-        frozen = self._frozen(gates)
+        frozen = frozen_by(gates, self.program, self.modules)
         first = Search(self.program, None, frozen, self.modules, [], plan.validation, len(plan.held_out), evaluations)
         first.aside.hold([first.default])
         contexts = [g.capabilities.context_tokens for g in gates.values() if g.capabilities.context_tokens is not None]
@@ -283,7 +242,7 @@ class StudyRun:
         )
         await proposing.run(self._say)
         self.warnings += proposing.notes
-        program = self._with_pools(proposing)
+        program = with_pools(self.program, proposing.groups, self.log, self.history, changed=self.changed)
         space = program.space.freeze(frozen) if frozen else program.space
         seeds = Seeds(program.space, dict(program.config), self.modules, proposing.groups, frozen).all()
         kind = "tpe" if options.strategy == "auto" else options.strategy
@@ -297,77 +256,11 @@ class StudyRun:
             plan.validation,
             len(plan.held_out),
             evaluations,
-            shares=self._shares(),
+            shares=shares_of(self.program, self.plan.split.train),
             watch=self._say,
         )
         self.search = search
         return search
-
-    def _shares(self) -> dict[str, tuple[float, ...]]:
-        """How often each choice of a module that gives the program's own labels is wanted in the training part."""
-        train = self.plan.split.train
-        found: dict[str, tuple[float, ...]] = {}
-        if train.labels is None:
-            return found
-        counts = distribution([example.want for example in train], train.output_schema, train.labels)
-        for path, module in self.program.modules().items():
-            fields = list(module.settings.output.model_fields)
-            if fields == [train.labels]:
-                found[path] = label_shares(counts, labels(module.settings.output, train.labels))
-        return found
-
-    def _frozen(self, gates: Mapping[str, Gate]) -> dict[str, object]:
-        """Formats, scorings and forms of answers that some model cannot serve keep their value."""
-        config = self.program.config
-        frozen: dict[str, object] = {}
-        raw = all(gate.capabilities.raw_prompt for gate in gates.values())
-        scores = all(gate.capabilities.score_choices for gate in gates.values())
-        forms = {
-            "schema": all(gate.capabilities.json_schema for gate in gates.values()),
-            "tool": all(gate.capabilities.tools for gate in gates.values()),
-        }
-        for module in self.modules:
-            if module.answers is not None:
-                options = self.program.space.variables[module.answers].options
-                if not all(forms.get(str(option), True) for option in options):
-                    frozen[module.answers] = config[module.answers]
-            # A prior is measured, never searched.
-            for name, able in ((module.format, raw), (module.scoring, scores), (module.prior, False)):
-                if name is not None and not able:
-                    frozen[name] = config[name]
-        return frozen
-
-    def _with_pools(self, proposing: Proposing[Any, Any]) -> Program[Any, Any]:
-        pools: dict[str, list[object]] = {}
-        for group in proposing.groups:
-            for proposal in group:
-                pools.setdefault(proposal.variable, []).append(proposal.member)
-        program = self.program.with_pools(pools)
-        for group in proposing.groups:
-            for proposal in group:
-                variable = program.space.variables[proposal.variable]
-                index = list(variable.options).index(variable.canonical(proposal.member))
-                recorded = self.history.proposals.get((proposal.variable, index))
-                if recorded is None:
-                    event = ProposalMade(
-                        proposal.variable,
-                        index,
-                        proposal.proposer,
-                        proposal.digest,
-                        proposal.as_json(),
-                        proposal.details,
-                    )
-                    self.log.note(event)
-                    self.history.proposals[proposal.variable, index] = proposal.digest
-                elif recorded != proposal.digest and not self.changed:
-                    raise StudyError(
-                        "DX6204",
-                        f"a proposal for {proposal.variable} is another one than the log says: this study cannot be "
-                        "repeated exactly",
-                        where=self.log.study,
-                        fix="the model answers differently for equal requests; begin a new study",
-                    )
-        return program
 
     async def _recorded(self, context: Context, gates: Mapping[str, Gate]) -> Any:
         """The result of a finished study: only its pools are made again, out of answers that are paid for."""

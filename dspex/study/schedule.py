@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Literal, TypeVar
 
 J = TypeVar("J")
@@ -19,7 +19,7 @@ Admission = Literal["start", "wait", "stop"]
 
 
 async def in_order(
-    jobs: Iterable[J],
+    jobs: deque[J],
     run: Callable[[J], Awaitable[R]],
     *,
     width: Callable[[], int],
@@ -28,7 +28,7 @@ async def in_order(
     """Run `jobs`, at most `width()` at a time, and yield each with its result in the order of the jobs.
 
     Args:
-        jobs: Taken lazily.
+        jobs: Taken from the left as they start; the caller may append more whenever it was given a result.
         run: One job; its exception is raised where its result would be yielded.
         width: Jobs running at once; asked whenever one may start, as the limits of models move.
         admit: Asked once a job is next to start: ``wait`` asks again after the next result was taken
@@ -38,29 +38,28 @@ async def in_order(
     """
     started: deque[tuple[J, asyncio.Task[R]]] = deque()
     progress = asyncio.Event()
-    running = 0
+    running, stopped = 0, False
 
-    def ended(_: asyncio.Task[R]) -> None:
+    async def work(job: J) -> R:
         nonlocal running
-        running -= 1
-        progress.set()
+        try:
+            return await run(job)
+        finally:
+            running -= 1
+            progress.set()
 
-    source = iter(jobs)
-    job = next(source, None)
     try:
         while True:
-            while job is not None and running < width():
-                verdict = admit(job)
+            while jobs and not stopped and running < width():
+                verdict = admit(jobs[0])
                 if verdict == "stop" or (verdict == "wait" and not started):
-                    job = None
+                    stopped = True
                 elif verdict == "wait":
                     break
                 else:
-                    task = asyncio.ensure_future(_run(run, job))
+                    job = jobs.popleft()
+                    started.append((job, asyncio.create_task(work(job))))
                     running += 1
-                    task.add_done_callback(ended)
-                    started.append((job, task))
-                    job = next(source, None)
             if not started:
                 return
             first, task = started[0]
@@ -76,7 +75,3 @@ async def in_order(
             task.cancel()
         if left:
             await asyncio.gather(*left, return_exceptions=True)
-
-
-async def _run(run: Callable[[J], Awaitable[R]], job: J) -> R:
-    return await run(job)

@@ -19,11 +19,11 @@ from dspex.optimizers.optimizer import Optimizer
 from dspex.program.program import Program
 from dspex.program.schema import Schema
 from dspex.study.aside import Aside
-from dspex.study.bracket import Bracket, entrants_for
-from dspex.study.calibration import fitted_prior, module_scores
+from dspex.study.bracket import Bracket, Races, entrants_for
+from dspex.study.calibration import fitted_prior
 from dspex.study.evaluations import Candidate, Evaluations, Job
 from dspex.study.ledger import scaled
-from dspex.study.plan import FIRST_RUNG
+from dspex.study.plan import AMPLE, FIRST_RUNG
 from dspex.study.resume import EvaluationKey
 from dspex.study.strategy import ModuleNames, Seed, calls_per_example, is_zero_shot
 from dspex.study.study import Trial
@@ -41,16 +41,13 @@ FEW, MANY = FIRST_RUNG, 2 * FIRST_RUNG
 PLENTY = 1_500
 """Evaluations from which a budget counts as large."""
 
-AMPLE = 5_000
-"""Evaluations from which a budget is ample."""
-
-TOGETHER = 5
-"""Brackets that race at once under an ample budget, each at another rung: alone, the late rungs of a bracket are too
-few evaluations to keep a server busy. What the optimizer has seen when it asks is then a rung of the bracket before."""
+AHEAD = 20
+"""One in so many evaluations of an ample budget stands in the queue at any time: while fewer do, one more bracket
+begins, so that no server waits for a decision. What the optimizer has seen when it asks lacks the results of these."""
 
 MOST_ENTRANTS = 24
 LATER_ENTRANTS = 12
-LEAST_ENTRANTS = 6
+LEAST_ENTRANTS = 4
 """Of a bracket under an ample budget. Candidates one by one would spend the end of it, each waiting for the last."""
 
 SHRINKAGE = 4.0
@@ -62,11 +59,6 @@ DUPLICATES = 8
 
 def _silent(_: str) -> None:
     """Nobody watches."""
-
-
-def _racing(brackets: Sequence[Bracket[I, O]]) -> tuple[Candidate[I, O], ...]:
-    """Everybody in a race, each once."""
-    return tuple(dict.fromkeys(candidate for bracket in brackets for candidate in bracket.alive))
 
 
 class Search(Generic[I, O]):
@@ -113,6 +105,7 @@ class Search(Generic[I, O]):
             for seed in seeds
         )
         self._shares = dict(shares or {})
+        self._priors = {names.path: str(names.prior) for names in modules}
         self._evaluations = evaluations
         self._watch = watch or _silent
         self._told: dict[int, tuple[float, int]] = {}
@@ -130,6 +123,7 @@ class Search(Generic[I, O]):
             other_formats=other_formats,
             searching=optimizer is not None,
         )
+        self._races = Races[I, O]()
         self._waiting: list[Candidate[I, O]] = []
         if optimizer is not None:
             # An optimizer asks its space's own default first, which a program bound to other values differs from.
@@ -235,33 +229,90 @@ class Search(Generic[I, O]):
         first = MANY if left is None or left >= PLENTY else FEW
         share = None if left is None else int(left * FIRST_SHARE)
         count = max(2, entrants_for(share, first, len(self.examples), min(MOST_ENTRANTS, len(self._seeds) + 4)))
-        together, least = (1, 1) if left is None or left < AMPLE else (TOGETHER, LEAST_ENTRANTS)
-        brackets: list[Bracket[I, O]] = [Bracket(self._ask(count, count), first, self.examples)]
-        while brackets and await self._raced(brackets):
-            brackets = [bracket for bracket in brackets if not bracket.done]
-            if len(brackets) < together:
-                brackets += self._next(brackets, first, least)
-        if evaluations.halt.reason in (None, "budget"):
-            await self._extend()
+        ahead = 1 if left is None or left < AMPLE else left // AHEAD
+        await self._race(Bracket(self._ask(count, count), first, self.examples), ahead)
+        if evaluations.halt.reason is None:
+            await self._race(self._last(), 0)
 
-    def _next(self, brackets: Sequence[Bracket[I, O]], first: int, least: int) -> list[Bracket[I, O]]:
+    async def _race(self, bracket: Bracket[I, O], ahead: int) -> None:
+        """Race `bracket`, and beside it another one whenever fewer than `ahead` evaluations are queued.
+
+        Each rung is decided as its last result counts, whatever of other brackets is under way then.
+        """
+        evaluations, races = self._evaluations, self._races
+        evaluations.learned = self.aside.learned
+        first, least = bracket.used, LEAST_ENTRANTS if ahead > 1 else 1
+
+        def fill() -> None:
+            while races.ahead < ahead and (more := self._next(first, least)) is not None:
+                races.brackets.append(more)
+                self._begin(more)
+
+        races.brackets.append(bracket)
+        self._begin(bracket)
+        fill()
+        async with aclosing(evaluations.settling(races.queue)) as results:
+            async for job, outcome in results:
+                ready = races.settled(job, outcome)
+                for each in ready:
+                    self._go_on(each)
+                if ready or races.ahead == ahead - 1:
+                    fill()
+        self._learn(races.candidates)
+
+    def _begin(self, bracket: Bracket[I, O]) -> None:
+        """Queue what the bracket's rung takes, the fitting of priors first; decide it where all is known already."""
+        races, known = self._races, self._evaluations.known
+        while not bracket.done:
+            self.aside.follow(races.candidates)
+            races.wait(bracket, self._fitting(bracket) or bracket.jobs(known))
+            if bracket.missing:
+                return
+            self._decide(bracket)
+
+    def _go_on(self, bracket: Bracket[I, O]) -> None:
+        """All that the bracket waited for is known."""
+        if bracket.fitting:
+            self._fit(bracket)
+        else:
+            self._decide(bracket)
+        self._begin(bracket)
+
+    def _decide(self, bracket: Bracket[I, O]) -> None:
+        """End the bracket's rung, which is evaluated."""
+        self._learn(bracket.alive)
+        self.rungs.append({"examples": bracket.used, "candidates": len(bracket.alive)})
+        bracket.decide(self._evaluations)
+        if bracket.done:
+            self._races.brackets.remove(bracket)
+
+    def _learn(self, candidates: Sequence[Candidate[I, O]]) -> None:
+        """Tell the optimizer of `candidates`, and whoever watches of the best."""
+        for candidate in candidates:
+            self._tell(candidate, candidate.ticket)
+        self._watch(f"best so far: {self.ranked()[0].origin}")
+        self._check_failures()
+
+    def _next(self, first: int, least: int) -> Bracket[I, O] | None:
         """One more bracket beside those under way, where the budget, the space and whoever may stop it let it begin."""
-        evaluations = self._evaluations
+        evaluations, races = self._evaluations, self._races
         if evaluations.halt.reason is not None or self.exhausted:
-            return []
+            return None
         best = self.ranked()[:2]
-        self.aside.hold([*best, *_racing(brackets)])
+        self.aside.hold([*best, *races.candidates])
         left = evaluations.ledger.evaluations_left(self._typical())
         if left is not None:
-            left = max(0, left - sum(bracket.cost for bracket in brackets))
+            left = max(0, left - sum(bracket.cost for bracket in races.brackets))
         count = entrants_for(left, first, len(self.examples), LATER_ENTRANTS)
         if count < least:
-            return []
+            return None
         # The optimizer has seen something now: it gets at least every other place.
+        for candidate in races.candidates:
+            self._tell(candidate, candidate.ticket)
         entrants = self._ask(count, count // 2)
         if not entrants:
-            return []
-        return [Bracket([*best, *(c for c in entrants if c not in best)], first, self.examples)]
+            return None
+        return Bracket([*best, *(c for c in entrants if c not in best)], first, self.examples)
 
     def _typical(self) -> Spend:
         """What the next evaluation of a candidate of unknown cost may be expected to take."""
@@ -274,73 +325,47 @@ class Search(Generic[I, O]):
         usd = None if total.usd is None else total.usd / count
         return Spend(max(1, round(total.calls / count)), total.input_tokens // count, total.output_tokens // count, usd)
 
-    async def _raced(self, brackets: Sequence[Bracket[I, O]]) -> bool:
-        """Decide the current rung of each of `brackets`; whether all of it was evaluated."""
-        evaluations = self._evaluations
-        evaluations.learned = self.aside.learned
-        self.aside.follow(_racing(brackets))
-        await self._fit(brackets)
-        complete = await evaluations.run([job for bracket in brackets for job in bracket.jobs()])
-        for candidate in _racing(brackets):
-            self._tell(candidate, candidate.ticket)
-        self._watch(f"best so far: {self.ranked()[0].origin}")
-        self._check_failures()
-        if complete:
-            for bracket in brackets:
-                self.rungs.append({"examples": bracket.used, "candidates": len(bracket.alive)})
-                bracket.decide(evaluations)
-        return complete
-
-    async def _fit(self, brackets: Sequence[Bracket[I, O]]) -> None:
-        """Replace candidates that calibrate by such with priors measured on the inputs of their current rung.
+    def _fitting(self, bracket: Bracket[I, O]) -> list[Job[I, O]]:
+        """What measures the priors of the bracket's candidates that calibrate, on the inputs of its rung.
 
         The requests are those of the evaluations that follow, so this buys nothing that they would not.
         """
         evaluations = self._evaluations
         jobs: dict[EvaluationKey, Job[I, O]] = {}
-        wanted: dict[int, tuple[int, list[ModuleNames]]] = {}
-        for bracket in brackets:
-            for candidate in bracket.alive:
-                modules = self._calibrates(candidate)
-                if not modules or candidate.fitted_on >= bracket.used:
-                    continue
-                known = wanted.get(candidate.number, (0, modules))
-                wanted[candidate.number] = (max(bracket.used, known[0]), modules)
-                scored = {str(names.scoring): "logprob" for names in modules}
-                plain = self.program.space.completed({**candidate.config, **scored})
-                number, identity, calls = candidate.number, candidate.identity, candidate.calls
-                scoring = Candidate[I, O](number, "calibration", plain, identity, self.program.bind(plain), calls)
-                for example in self.examples[: bracket.used]:
-                    job = Job(scoring, "calibration", example)
-                    jobs.setdefault(job.key, job)
+        fitting: dict[int, list[str]] = {}
+        for candidate in bracket.alive:
+            modules = self._calibrates(candidate)
+            if not modules or candidate.fitted_on >= bracket.used:
+                continue
+            fitting[candidate.number] = [names.path for names in modules]
+            scored = {str(names.scoring): "logprob" for names in modules}
+            plain = self.program.space.completed({**candidate.config, **scored})
+            number, identity, calls = candidate.number, candidate.identity, candidate.calls
+            scoring = Candidate[I, O](number, "calibration", plain, identity, self.program.bind(plain), calls)
+            for example in bracket.examples:
+                job = Job(scoring, "calibration", example)
+                jobs.setdefault(job.key, job)
         new = sum(1 for key in jobs if key not in evaluations.known)
-        if not jobs or evaluations.halt.reason is not None:
-            return
-        if not evaluations.ledger.fits(scaled(self._typical(), new)):
-            return
-        rows: dict[tuple[int, str], list[Sequence[float]]] = {}
-        async with aclosing(evaluations.traced(list(jobs.values()))) as results:
-            async for job, outcome in results:
-                number = job.candidate.number
-                for names in wanted[number][1]:
-                    scores = module_scores(outcome.trace.calls, names.path)
-                    rows.setdefault((number, names.path), []).extend(scores)
-        if evaluations.stop.reason is not None:
-            return
-        for bracket in brackets:
-            found: list[Candidate[I, O]] = []
-            for candidate in bracket.alive:
-                config = dict(candidate.config)
-                used, modules = wanted.get(candidate.number, (0, []))
-                for names in modules:
-                    measured = rows.get((candidate.number, names.path), [])
-                    prior = fitted_prior(measured, self._shares.get(names.path))
-                    if prior is not None:
-                        config[str(names.prior)] = prior
-                fitted = self._admit(candidate.origin, config, candidate.ticket)
-                fitted.fitted_on = max(fitted.fitted_on, used)
-                found.append(fitted)
-            bracket.alive = list(dict.fromkeys(found))
+        if evaluations.halt.reason is not None or not evaluations.ledger.fits(scaled(self._typical(), new)):
+            return []
+        bracket.fitting = fitting
+        return list(jobs.values())
+
+    def _fit(self, bracket: Bracket[I, O]) -> None:
+        """Replace candidates that calibrate by such with the priors that were measured."""
+        found: list[Candidate[I, O]] = []
+        for candidate in bracket.alive:
+            config = dict(candidate.config)
+            for path in bracket.fitting.get(candidate.number, ()):
+                prior = fitted_prior(bracket.rows.get((candidate.number, path), []), self._shares.get(path))
+                if prior is not None:
+                    config[self._priors[path]] = prior
+            fitted = self._admit(candidate.origin, config, candidate.ticket)
+            if candidate.number in bracket.fitting:
+                fitted.fitted_on = max(fitted.fitted_on, bracket.used)
+            found.append(fitted)
+        bracket.alive = list(dict.fromkeys(found))
+        bracket.fitting, bracket.rows = {}, {}
 
     def _calibrates(self, candidate: Candidate[I, O]) -> list[ModuleNames]:
         """The modules of a candidate whose prior is to be measured: not those whose author gave one."""
@@ -383,20 +408,13 @@ class Search(Generic[I, O]):
             if times > evaluations.history.told.get(candidate.number, 0):
                 evaluations.log.note(TrialTold(candidate.number, candidate.number, value, len(scores)))
 
-    async def _extend(self) -> None:
-        """Spend what is left on the examples that the best candidates have not seen."""
-        evaluations = self._evaluations
+    def _last(self) -> Bracket[I, O]:
+        """What is left goes to the examples that the best candidates have not seen."""
         finalists = self.ranked()[:3]
         if self.default not in finalists:
             finalists.append(self.default)
         self.aside.hold(finalists)
-        last = Bracket(finalists, len(self.examples), self.examples)
-        await self._fit([last])
-        # A budget that ends here has done its work: nothing was cut off.
-        halted = evaluations.halt
-        await evaluations.run(last.jobs())
-        if halted.reason is None and evaluations.halt.reason == "budget":
-            self._watch("the budget for the search is used")
+        return Bracket(finalists, len(self.examples), self.examples)
 
     def trials(self) -> tuple[Trial, ...]:
         """Every candidate, for people."""
@@ -413,8 +431,15 @@ class Search(Generic[I, O]):
         """Scores on the validation examples that it was evaluated on, as the failure policy counts them."""
         known = self._scores.get(candidate.number)
         if known is None or known[0] != candidate.settled:
-            found = [self._evaluations.score(candidate, "validation", example) for example in self.examples]
-            known = self._scores[candidate.number] = (candidate.settled, [s for s in found if s is not None])
+            found: list[float] = []
+            for example in self.examples:
+                # Every candidate sees the examples in their order.
+                if not self._evaluations.has(candidate, "validation", example):
+                    break
+                score = self._evaluations.score(candidate, "validation", example)
+                if score is not None:
+                    found.append(score)
+            known = self._scores[candidate.number] = (candidate.settled, found)
         return known[1]
 
     def posterior(self, candidate: Candidate[I, O], common: float) -> float:

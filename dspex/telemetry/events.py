@@ -23,6 +23,7 @@ import hashlib
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
+from operator import attrgetter
 from typing import Any, ClassVar, Literal, TypeAlias, cast, get_args, get_origin, get_type_hints
 
 from dspex.errors import StudyError, UsageError
@@ -67,7 +68,6 @@ class StudyCreated:
     Attributes:
         program, data, metric: Content hashes that a resume compares.
         versions: Versions of dspex, Python and the libraries that results depend on.
-        lag: Ask number t sees the results of trials <= t - lag.
         budget: The caps, by name; only those that were set.
         splits: Hash of each part of the data, by name.
         details: Whatever else a resume needs.
@@ -80,7 +80,6 @@ class StudyCreated:
     metric: str
     seed: int
     strategy: str
-    lag: int
     versions: Mapping[str, str]
     budget: Mapping[str, Json]
     splits: Mapping[str, str]
@@ -139,7 +138,10 @@ class CallCommitted:
 
 @dataclass(frozen=True, slots=True)
 class AttemptFailed:
-    """An attempt gave no answer. It cost ``calls`` … ``usd``, or, if ``uncertain``, at most what it had reserved."""
+    """An attempt gave no answer. It cost ``calls`` … ``usd``, or, if ``uncertain``, at most what it had reserved.
+
+    Without a ``code`` it was not sent after all.
+    """
 
     kind: ClassVar[str] = "attempt.failed"
     attempt: int
@@ -248,6 +250,9 @@ KINDS: dict[str, type[StudyEvent]] = {cls.kind: cls for cls in _CLASSES}
 """Every event class by its kind."""
 
 _NAMES: dict[str, tuple[str, ...]] = {cls.kind: tuple(f.name for f in fields(cls)) for cls in _CLASSES}
+_VALUES: dict[str, Callable[[StudyEvent], tuple[Json, ...]]] = {
+    kind: attrgetter(*names) for kind, names in _NAMES.items()
+}
 _CONTENT_NAMES: dict[str, tuple[str, ...]] = {
     cls.kind: tuple(f.name for f in fields(cls) if f.metadata.get("content")) for cls in _CLASSES
 }
@@ -280,7 +285,7 @@ def digest(value: Json) -> str:
 def to_dict(event: StudyEvent, content: ContentMode = "full") -> dict[str, Json]:
     """The event's payload for a store, redacted. Content that is None stays None in every mode."""
     kind = event.kind
-    payload: dict[str, Json] = {name: getattr(event, name) for name in _NAMES[kind]}
+    payload: dict[str, Json] = dict(zip(_NAMES[kind], _VALUES[kind](event), strict=True))
     if content != "full":
         for name in _CONTENT_NAMES[kind]:
             value = payload[name]

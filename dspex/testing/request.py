@@ -179,13 +179,15 @@ class Batch:
         detail: What its protocol wants to know of it again.
         state: Where it is; nothing is answered after it was cancelled.
         results: Answers by their own ids, when it has ended.
+        most: Items that are answered before it expires; None for all of them.
     """
 
     items: dict[str, MockRequest]
     waits: int
     detail: Mapping[str, Any]
-    state: Literal["waiting", "ended", "cancelled"] = "waiting"
+    state: Literal["waiting", "ended", "expired", "cancelled"] = "waiting"
     results: dict[str, Made] = field(default_factory=dict[str, "Made"])
+    most: int | None = None
 
     def poll(self, server: Host) -> Usage:
         """Note that somebody asked how it stands; what answering it has cost if that was the time to do so."""
@@ -194,9 +196,10 @@ class Batch:
         if self.waits > 0:
             self.waits -= 1
             return NO_USAGE
-        self.state = "ended"
+        answered = list(self.items.items())[: self.most]
+        self.state = "ended" if len(answered) == len(self.items) else "expired"
         # Backwards, as nothing promises an order.
-        self.results = {name: item.endpoint.respond(item, server) for name, item in reversed(list(self.items.items()))}
+        self.results = {name: item.endpoint.respond(item, server) for name, item in reversed(answered)}
         return sum((made.usage for made in self.results.values()), NO_USAGE)
 
 

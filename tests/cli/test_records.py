@@ -21,7 +21,7 @@ def log(*events: StudyStopped, origin: dict[str, Json] | None = None) -> MemoryE
         "origin": ORIGIN.as_json() if origin is None else origin,
     }
     study = StudyLog(store, "s", "full")
-    study.commit_now(StudyCreated("s", "p", "d", "m", 7, "auto", 0, {"dspex": "1"}, {"calls": 9}, {}, details))
+    study.commit_now(StudyCreated("s", "p", "d", "m", 7, "auto", {"dspex": "1"}, {"calls": 9}, {}, details))
     for event in events:
         study.commit_now(event)
     return store

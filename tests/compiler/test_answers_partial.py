@@ -124,7 +124,7 @@ def test_labelled_fields_come_out_as_they_are_parsed(
         assert texts.get("answer", "") == output.answer
     else:
         # Whether all lines are indented is known at the end alone.
-        assert texts.get("answer", "").replace("\n  ", "\n") == output.answer.replace("\n  ", "\n")
+        assert texts.get("answer", "") in (output.answer, output.answer.replace("\n", "\n  "))
     assert (texts["score"], values["score"]) == ("0.5", None)
     assert values["items"] == ["a", "b"]
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import pytest
@@ -273,6 +275,65 @@ def test_dollars_need_no_key_and_no_call(monkeypatch: pytest.MonkeyPatch) -> Non
     assert run.output.point is not None
     assert usd.point == pytest.approx((run.input.point + 4 * run.output.point) / 1e6)
     assert usd.low < (run.input.low + 4 * run.output.low) / 1e6, "a prompt cache may serve what is static"
+
+
+def priced(price: dx.Price) -> tuple[list[Amount], Amount]:
+    """The input tokens of the two calls of `Two`, and dollars of a run."""
+    found = dx.compile(Two()).estimate([QUESTION], model=dx.LM("openai/gpt-4.1-mini", price=price))
+    assert found.run.usd is not None
+    return [node.input for node in found.nodes], found.run.usd
+
+
+def test_each_call_is_charged_by_the_length_of_its_own_prompt() -> None:
+    sent, plain = priced(PRICE)
+    dear = PRICE.scaled(3.0)
+    points = [amount.point for amount in sent if amount.point is not None]
+    assert len(points) == 2
+    assert plain.point is not None
+    assert plain.high is not None
+
+    def tiered(start: float) -> Amount:
+        return priced(replace(PRICE, above=((math.ceil(start), dear),)))[1]
+
+    # Together the prompts are longer than that, but no call is.
+    assert tiered(max(points)).point == plain.point
+    assert tiered(min(points) - 2).point == pytest.approx(3 * plain.point)
+    assert tiered(max(amount.high or 0 for amount in sent) + 1) == plain
+    assert tiered(min(amount.low for amount in sent) - 2).low == pytest.approx(3 * plain.low)
+    one = tiered(max(points) - 2)
+    assert one.point is not None
+    assert plain.point < one.point < 3 * plain.point
+    assert one.high is not None
+    assert one.high > plain.high
+
+
+def test_a_repair_is_charged_by_its_own_longer_prompt() -> None:
+    compiled = dx.compile(dx.Predict(Ask, Answers, max_tokens=50))
+    flat = dx.LM("openai/gpt-4.1-mini", price=dx.Price(1.0, 1.0))
+    (node,) = compiled.estimate([QUESTION], model=flat).nodes
+    assert node.calls == Amount(1, 2, 1)
+    assert node.input.point is not None
+    assert node.input.high is not None
+    # Longer than the first prompt can be, shorter than the one that shows an answer that did not fit.
+    start = math.ceil(node.input.point * 1.5)
+    assert node.input.high - start > start
+    dear = dx.LM("openai/gpt-4.1-mini", price=dx.Price(1.0, 1.0, above=((start, dx.Price(9.0, 9.0)),)))
+    usd, plain = compiled.estimate([QUESTION], model=dear).run.usd, node.usd
+    assert usd is not None
+    assert plain is not None
+    assert (usd.low, usd.point) == (plain.low, plain.point)
+    assert usd.high is not None
+    assert plain.high is not None
+    assert plain.high + 8 * start / 1e6 < usd.high < 9 * plain.high
+
+
+def test_written_prompts_are_in_the_highest_cost() -> None:
+    _, plain = priced(PRICE)
+    _, written = priced(replace(PRICE, written=2.0))
+    assert (plain.low, plain.point) == (written.low, written.point)
+    assert plain.high is not None
+    assert written.high is not None
+    assert plain.high < written.high
 
 
 def test_a_free_model_costs_nothing() -> None:

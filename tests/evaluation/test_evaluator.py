@@ -20,7 +20,7 @@ from dspex.errors import (
     StudyError,
 )
 from dspex.evaluation.dataset import Example, load
-from dspex.evaluation.evaluator import Outcome, evaluate, score_of
+from dspex.evaluation.evaluator import Outcome, outcome_of, score_of
 from dspex.lm.spend import Spend
 from dspex.lm.types import LMRequest, Usage
 from dspex.program.context import current, trace
@@ -58,7 +58,7 @@ def same(got: Answer, want: Answer) -> bool:
 
 
 def once(program: Callable[[Ask], Any], by: Any = same, **options: Any) -> Outcome[Answer]:
-    return asyncio.run(evaluate(program, EXAMPLE, by, **options))
+    return asyncio.run(outcome_of(program, EXAMPLE, by, **options))
 
 
 def test_an_outcome_has_score_output_trace_and_cost() -> None:
@@ -72,7 +72,7 @@ def test_an_outcome_has_score_output_trace_and_cost() -> None:
 def test_surrounding_traces_see_the_calls_too() -> None:
     async def inside() -> tuple[int, int]:
         with trace() as outer:
-            found = await evaluate(right, EXAMPLE, same)
+            found = await outcome_of(right, EXAMPLE, same)
             return len(outer), len(found.trace)
 
     assert asyncio.run(inside()) == (2, 2)
@@ -100,7 +100,7 @@ def test_examples_at_once_do_not_mix_their_traces() -> None:
 
     async def many() -> list[Outcome[Answer]]:
         rows = load([{"question": str(n), "answer": "a"} for n in range(5)], Ask, Answer)
-        return list(await asyncio.gather(*(evaluate(program, example, same) for example in rows)))
+        return list(await asyncio.gather(*(outcome_of(program, example, same) for example in rows)))
 
     assert [found.spent.calls for found in asyncio.run(many())] == [0, 1, 2, 3, 4]
 
@@ -174,7 +174,7 @@ def test_cancellation_goes_through() -> None:
             await asyncio.Event().wait()
             return Answer(answer="a")
 
-        task = asyncio.create_task(evaluate(program, EXAMPLE, same))
+        task = asyncio.create_task(outcome_of(program, EXAMPLE, same))
         await started.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -66,9 +66,8 @@ class MemoryJournal:
     def __init__(self, answers: dict[str, LMResponse] | None = None, log: Callable[[str], None] | None = None) -> None:
         self.answers = dict(answers or {})
         self.events: list[tuple[str, int]] = []
+        self.models: dict[int | str, str] = {}
         self.open: dict[int, Spend] = {}
-        self.slow = asyncio.Event()
-        self.slow.set()
         self.fail: Exception | None = None
         self._log = log or _quiet
 
@@ -76,23 +75,35 @@ class MemoryJournal:
         self._log("settled?")
         return self.answers.get(key)
 
-    async def started(self, key: str, model: str, reserved: Spend, /) -> int:
-        number = len(self.events) + 1
+    def answered_by(self, key: str, /) -> str:
+        return self.models[key]
+
+    def started(self, key: str, model: str, reserved: Spend, /) -> asyncio.Future[int]:
+        attempt: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._log("started")
+        if self.fail is not None:
+            attempt.set_exception(self.fail)
+            return attempt
+        number = len(self.events) + 1
         self.events.append(("started", number))
         self.open[number] = reserved
-        return number
+        self.models[number] = model
+        attempt.set_result(number)
+        return attempt
 
-    async def committed(self, attempt: int, key: str, response: LMResponse, spent: Spend, /) -> None:
-        self._log("committed")
-        await self.slow.wait()
-        if self.fail is not None:
-            raise self.fail
-        self.events.append(("committed", attempt))
+    def unsent(self, attempt: asyncio.Future[int], key: str, /) -> None:
+        if attempt.exception() is None:
+            self._end("unsent", attempt)
+
+    def committed(self, attempt: asyncio.Future[int], key: str, response: LMResponse, spent: Spend, /) -> None:
+        self._end("committed", attempt)
         self.answers[key] = response
-        del self.open[attempt]
+        self.models[key] = self.models[attempt.result()]
 
-    async def failed(self, attempt: int, key: str, error: LMError, cost: Spend | None, /) -> None:
-        self._log("failed")
-        self.events.append(("failed", attempt))
-        del self.open[attempt]
+    def failed(self, attempt: asyncio.Future[int], key: str, error: LMError, cost: Spend | None, /) -> None:
+        self._end("failed", attempt)
+
+    def _end(self, how: str, attempt: asyncio.Future[int]) -> None:
+        self._log(how)
+        self.events.append((how, attempt.result()))
+        del self.open[attempt.result()]

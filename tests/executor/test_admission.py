@@ -6,11 +6,13 @@ import asyncio
 import gc
 import threading
 import weakref
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from contextlib import closing
 from typing import Any, cast
 
 import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -27,6 +29,7 @@ from dspex.errors import (
 )
 from dspex.executor.adaptive import Adaptive
 from dspex.executor.admission import Limit, Outcome, Permit, borrowing, outcome_of
+from dspex.executor.queueing import PASSED, Line, Turn
 from dspex.executor.rates import Bucket, Rates
 from dspex.lm.types import RateLimits
 from tests.executor.virtual import VirtualLoop, simulate
@@ -47,6 +50,7 @@ class NaiveLine:
         self.turns: dict[int, list[str]] = {}
         self.credit: dict[tuple[int, str], int] = {}
         self.weight: dict[tuple[int, str], int] = {}
+        self.passed: dict[int, int] = {}
 
     def push(self, priority: int, tenant: str, weight: int, number: int) -> None:
         self.calls.append((priority, tenant, number))
@@ -56,7 +60,15 @@ class NaiveLine:
             self.credit[priority, tenant] = weight
 
     def pop(self) -> int:
-        priority = max(call[0] for call in self.calls)
+        waiting = sorted({call[0] for call in self.calls}, reverse=True)
+        priority = waiting[0]
+        starved = [other for other in waiting if self.passed.get(other, 0) >= PASSED]
+        if starved:
+            priority = max(starved, key=lambda other: (self.passed[other], other))
+        for other in waiting:
+            if other < priority:
+                self.passed[other] = self.passed.get(other, 0) + 1
+        self.passed[priority] = 0
         tenant = self.turns[priority][0]
         mine = next(call for call in self.calls if call[:2] == (priority, tenant))
         self.credit[priority, tenant] -= 1
@@ -70,6 +82,8 @@ class NaiveLine:
         self.calls.remove(call)
         if not any(other[:2] == call[:2] for other in self.calls):
             self.turns[call[0]].remove(call[1])
+        if not any(other[0] == call[0] for other in self.calls):
+            self.passed[call[0]] = 0
 
 
 class LimitMachine(RuleBasedStateMachine):
@@ -268,9 +282,64 @@ def test_tenants_share_by_weight() -> None:
 
 
 def test_a_higher_priority_goes_first_and_the_same_tenant_first_come_first_served() -> None:
-    calls = [(i % 3, (i % 3, i), 1) for i in range(60)]
+    calls = [(i % 3, (i % 3, i), 1) for i in range(3 * PASSED // 2)]
     order = asyncio.run(served(Limit(1), calls))
     assert order == sorted(order, key=lambda tenant: -cast(tuple[int, int], tenant)[0])
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from("ab"), st.sampled_from([1, 2])), max_size=150))
+def test_waiting_calls_are_served_in_the_order_of_the_model(calls: list[tuple[int, str, int]]) -> None:
+    naive = NaiveLine()
+    for number, (priority, tenant, weight) in enumerate(calls):
+        naive.push(priority, tenant, weight, number)
+    numbered = [(priority, tenant, weight) for priority, tenant, weight in calls]
+    wanted = [calls[naive.pop()] for _ in calls]
+    assert asyncio.run(served(Limit(1), numbered)) == [tenant for _, tenant, _ in wanted]
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(-5, 5), min_size=1, max_size=6, unique=True))
+def test_no_priority_starves_however_many_urgent_calls_come(priorities: list[int]) -> None:
+    async def scenario() -> None:
+        loop, line = asyncio.get_running_loop(), Line()
+        served = Counter[int]()
+        since = dict.fromkeys(priorities, 0)
+        for _ in range(20 * PASSED):
+            for priority in priorities:
+                line.push(Turn(loop, 0, priority, ""), 1)
+            turn = line.head()
+            assert turn is not None
+            line.pop()
+            served[turn.priority] += 1
+            since = {priority: 0 if priority == turn.priority else past + 1 for priority, past in since.items()}
+            assert max(since.values()) < PASSED + len(priorities)
+        # The highest keeps what the others are not owed.
+        assert served[max(priorities)] >= 20 * PASSED - (len(priorities) - 1) * 20
+
+    asyncio.run(scenario())
+
+
+def test_a_turn_that_is_advanced_is_served_as_the_last_of_its_new_priority() -> None:
+    async def scenario() -> None:
+        limit = Limit(1)
+        held = limit.try_acquire()
+        assert held is not None
+        low, other, high = (limit.queue(priority=priority) for priority in (0, 0, 1))
+        limit.advance(low, 1)
+        limit.advance(high, 0)
+        order: list[Turn] = []
+        for turn in (low, other, high):
+            turn.add_done_callback(lambda turn: order.append(turn))
+        for permit in (held, high, low, other):
+            (permit if isinstance(permit, Permit) else limit.granted(permit)).release()
+            await settle()
+        assert order == [high, low, other]
+        assert (limit.active, limit.waiting) == (0, 0)
+        limit.advance(low, 2)
+        assert limit.waiting == 0
+
+    asyncio.run(scenario())
 
 
 def test_waiting_calls_that_left_are_forgotten() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import time
 from collections.abc import Coroutine
@@ -23,11 +24,13 @@ from dspex.errors import (
     StudyError,
 )
 from dspex.executor.admission import Limit, Permit
-from dspex.executor.attempt import upper_bound
+from dspex.executor.attempt import Attempt, upper_bound
 from dspex.executor.budget import BudgetAccount
 from dspex.executor.caching import MemoryCache, TieredCache, call_key
-from dspex.executor.call import Called, complete, store
+from dspex.executor.call import Call, Called, complete, store
+from dspex.executor.flight import Flight
 from dspex.executor.models import Gate, here
+from dspex.executor.recovery import Recovery
 from dspex.executor.retry import RetryPolicy
 from dspex.lm.model import CacheMode
 from dspex.lm.spend import Budget, Spend
@@ -116,7 +119,7 @@ def test_the_stages_run_in_their_order() -> None:
         lm = Model(server_error(), ANSWER)
         context = Context(account=Caps(Budget(calls=5)), journal=MemoryJournal(log=log.append))
         await complete(gate(lm, cache=Cache(), mode="on", limit=Slots(1), retry=Naps()), REQUEST, context)
-        tried = ["reserve", "limit", "started", "attempt"]
+        tried = ["reserve", "started", "limit", "attempt"]
         assert log == ["cache", "settled?", *tried, "failed", "retry", *tried, "committed"]
 
     run(scenario())
@@ -309,38 +312,19 @@ def test_a_cancelled_call_leaves_nothing_behind() -> None:
         assert (slots.active, slots.waiting, lm.running) == (0, 0, 0)
         # The one in the air may have been paid; the one that waited was never sent.
         assert (caps.uncertain.calls, caps.reserved.calls, caps.settled.calls) == (1, 0, 0)
-        assert journal.events == [("started", 1)]
+        assert journal.events == [("started", 1), ("started", 2), ("unsent", 2)]
 
     run(scenario())
 
 
-def test_a_paid_answer_is_remembered_when_the_caller_is_cancelled_meanwhile() -> None:
+def test_nothing_is_sent_when_the_log_cannot_be_written() -> None:
     async def scenario() -> None:
-        caps, journal = account(calls=5), MemoryJournal()
-        journal.slow.clear()
-        task = asyncio.ensure_future(complete(gate(StepsLM()), REQUEST, Context(account=caps, journal=journal)))
-        await ticks()
-        task.cancel()
-        await ticks()
-        task.cancel()
-        await ticks()
-        assert not task.done()
-        journal.slow.set()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        assert [kind for kind, _ in journal.events] == ["started", "committed"]
-        assert caps.settled.calls == 1
-
-    run(scenario())
-
-
-def test_a_failing_log_is_an_error_and_the_money_is_counted() -> None:
-    async def scenario() -> None:
-        caps, journal = account(calls=5), MemoryJournal()
+        lm, caps, journal = StepsLM(), account(calls=5), MemoryJournal()
         journal.fail = StudyError("DX6101", "disk full")
         with pytest.raises(StudyError, match="disk full"):
-            await complete(gate(StepsLM()), REQUEST, Context(account=caps, journal=journal))
-        assert caps.settled.calls == 1
+            await complete(gate(lm), REQUEST, Context(account=caps, journal=journal))
+        assert not lm.requests
+        assert (caps.settled.calls, caps.reserved.calls) == (0, 0)
 
     run(scenario())
 
@@ -356,6 +340,46 @@ def test_a_settled_call_is_never_sent_again() -> None:
         assert len(lm.requests) == 1
 
     run(scenario())
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("end", ["answered", "retried", "failed", "cancelled", "cancelled in the queue", "too late"])
+def test_calls_are_freed_at_once_however_they_end(end: str, shared: bool) -> None:
+    def calls() -> list[object]:
+        return [one for one in gc.get_objects() if isinstance(one, (Call, Attempt, Flight, Recovery))]
+
+    async def scenario() -> None:
+        class Failing(StepsLM):
+            async def complete(self, request: LMRequest, /) -> LMResponse:
+                if end == "failed" or (end == "retried" and not self.requests):
+                    self.requests.append(request)
+                    raise RequestRejected("DX4201", "400", sent="yes") if end == "failed" else server_error()
+                return await super().complete(request)
+
+        lm, slots = Failing("hold" if end == "cancelled" else ANSWER), Limit(1)
+        held = slots.try_acquire() if end in ("cancelled in the queue", "too late") else None
+        context = Context(deadline=time.monotonic() + 0.01 if end == "too late" else None)
+        through = gate(lm, limit=slots)
+        tasks = [asyncio.ensure_future(complete(through, REQUEST, context, shared=shared)) for _ in range(3)]
+        await ticks()
+        if end.startswith("cancelled"):
+            for task in tasks:
+                task.cancel()
+        outcomes = [type(one) for one in await asyncio.gather(*tasks, return_exceptions=True)]
+        wanted = {"failed": RequestRejected, "too late": CallTimeout, "answered": Called, "retried": Called}
+        assert outcomes == [wanted.get(end, asyncio.CancelledError)] * 3
+        if held is not None:
+            held.release()
+
+    gc.collect()
+    before = {id(one) for one in calls()}
+    gc.disable()
+    try:
+        run(scenario())
+        after = [type(one) for one in calls() if id(one) not in before]
+    finally:
+        gc.enable()
+    assert after == []
 
 
 # Single-flight
@@ -378,6 +402,33 @@ def test_equal_calls_in_the_air_are_sent_once() -> None:
         assert len(lm.requests) == 1
         assert [called.cached for called in done] == [False, True, True, True, True]
         assert sum(called.spent.calls for called in done) == 1
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("given_up", [False, True])
+def test_a_call_waits_at_the_highest_priority_of_the_calls_that_joined_it(given_up: bool) -> None:
+    async def scenario() -> None:
+        lm, slots = StepsLM(), Limit(1)
+        through = gate(lm, limit=slots)
+        held = slots.try_acquire()
+        assert held is not None
+
+        def call(text: str, priority: int) -> asyncio.Task[Called]:
+            request = LMRequest((Message("user", text),))
+            return asyncio.ensure_future(complete(through, request, Context(priority=priority), shared=True))
+
+        tasks = [call("late", -1), call("late", -1), call("plain", 0), call("late", 1), call("late", 0)]
+        await ticks()
+        assert slots.waiting == 2
+        if given_up:
+            tasks[0].cancel()
+            await ticks()
+        held.release()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        sent = [request.messages[0].content for request in lm.requests]
+        assert sent == ["late", "plain"]
+        assert (slots.active, slots.waiting) == (0, 0)
 
     run(scenario())
 

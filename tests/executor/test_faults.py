@@ -16,6 +16,7 @@ import textwrap
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,6 +50,8 @@ class Answer(Schema):
 def fresh_models(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.setenv("DSPEX_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(models, "_shared", models._Shared())  # pyright: ignore[reportPrivateUsage]
+    # How long a call backs off is tested on its own; here it only has to.
+    monkeypatch.setattr(models, "RetryPolicy", partial(models.RetryPolicy, base=0.02))
     yield
     models.response_cache().close()
 

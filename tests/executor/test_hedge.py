@@ -107,6 +107,65 @@ def test_the_second_attempts_answer_counts_when_the_first_hangs() -> None:
     run(scenario())
 
 
+class DefectLM(SecondLM):
+    """Its second attempt raises what no provider should, at once or when it is cancelled."""
+
+    def __init__(self, *, late: bool = False) -> None:
+        super().__init__()
+        self.late = late
+        self.defect = ZeroDivisionError("a defect")
+
+    async def complete(self, request: LMRequest, /) -> LMResponse:
+        if not self.requests:
+            return await super().complete(request)
+        self.requests.append(request)
+        if not self.late:
+            raise self.defect
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise self.defect from None
+        return ANSWER
+
+
+def test_a_defect_of_the_second_attempt_ends_the_call_and_is_raised() -> None:
+    async def scenario() -> None:
+        lm, caps, slots = DefectLM(), account(), Limit(2)
+        with pytest.raises(ZeroDivisionError) as raised:
+            await complete(gate(lm, limit=slots), REQUEST, Context(account=caps))
+        assert raised.value is lm.defect
+        assert (caps.uncertain.calls, caps.reserved.calls, slots.active, lm.running) == (2, 0, 0, 0)
+
+    run(scenario())
+
+
+def test_a_defect_of_the_second_attempt_while_it_is_ended_is_raised() -> None:
+    async def scenario() -> None:
+        lm = DefectLM(late=True)
+        call = asyncio.ensure_future(complete(gate(lm), REQUEST, Context()))
+        await until(lambda: len(lm.requests) == 2)
+        lm.waiting[0].set()
+        with pytest.raises(ZeroDivisionError):
+            await call
+
+    run(scenario())
+
+
+def test_a_defect_that_a_cancellation_goes_before_is_told() -> None:
+    async def scenario() -> None:
+        told: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, about: told.append(about))
+        lm = DefectLM(late=True)
+        call = asyncio.ensure_future(complete(gate(lm), REQUEST, Context()))
+        await until(lambda: len(lm.requests) == 2)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert [about["exception"] for about in told] == [lm.defect]
+
+    run(scenario())
+
+
 def test_the_first_attempt_may_still_win() -> None:
     async def scenario() -> None:
         lm = SecondLM("hold")
@@ -271,21 +330,6 @@ def test_a_cancellation_in_the_instant_of_the_second_answer_is_not_lost() -> Non
         call = asyncio.ensure_future(hedged(first(), second, 0.0))
         with pytest.raises(asyncio.CancelledError):
             await call
-
-    run(scenario())
-
-
-def test_no_second_attempt_is_sent_once_the_answer_is_there() -> None:
-    async def scenario() -> None:
-        lm, journal = StepsLM(ANSWER), MemoryJournal()
-        journal.slow.clear()
-        call = asyncio.ensure_future(complete(gate(lm), REQUEST, Context(journal=journal)))
-        await lm.entered.wait()
-        for _ in range(20):
-            await asyncio.sleep(0)
-        assert len(lm.requests) == 1
-        journal.slow.set()
-        assert (await call).attempts == 1
 
     run(scenario())
 

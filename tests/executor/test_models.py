@@ -18,6 +18,7 @@ from dspex.executor.models import Gate, at_endpoint, gate_for
 from dspex.lm.model import LM, MOST_CONCURRENCY, Endpoint, Hedge
 from dspex.lm.types import LMRequest, LMResponse, Message
 from dspex.program.context import Context, current, using
+from dspex.providers import open_model
 from tests.executor.models import ANSWER, StepsLM
 
 REQUEST = LMRequest(messages=(Message("user", "hello"),), max_tokens=10)
@@ -83,17 +84,19 @@ def test_every_client_is_closed_even_when_one_fails_to(opened: list[Opened]) -> 
 
 def test_limits_and_breakers_are_shared_by_what_calls_one_server_with_one_key() -> None:
     (first,) = gates(LM("openai/a", api_key="k"))
-    for lm, same in [
-        (LM("openai/a", api_key="k"), True),
-        (LM("openai/a", api_key="k", retries=1, cache="off", timeout=5.0), True),
-        (LM("openai/a", api_key="other"), False),
-        (LM("openai/b", api_key="k"), False),
-        (LM("openai/a", api_key="k", concurrency=4), False),
-        (LM("openai/a", api_key="k", rpm=100), False),
+    for lm, limit, breaker in [
+        (LM("openai/a", api_key="k"), True, True),
+        (LM("openai/a", api_key="k", retries=1, cache="off", timeout=5.0), True, True),
+        (LM("openai/a", api_key="other"), False, False),
+        (LM("openai/b", api_key="k"), False, False),
+        # Each keeps to the limits that it was given; whether the server works is the same for all.
+        (LM("openai/a", api_key="k", concurrency=4), False, True),
+        (LM("openai/a", api_key="k", rpm=100), False, True),
+        (LM("openai/a", api_key="k", breaker=False), False, False),
     ]:
         (found,) = gates(lm)
-        assert (found.routes[0].limit is first.routes[0].limit) == same
-        assert (found.routes[0].breaker is first.routes[0].breaker) == same
+        assert (found.routes[0].limit is first.routes[0].limit) == limit
+        assert (found.routes[0].breaker is first.routes[0].breaker) == breaker
 
 
 def test_endpoints_become_routes_with_their_own_keys_and_limits(opened: list[Opened]) -> None:
@@ -197,6 +200,10 @@ def test_a_refused_key_is_fetched_again_once(opened: list[Opened]) -> None:
     ("options", "code"),
     [
         ({"model": "no-slash"}, "DX8101"),
+        ({"model": "openai/a\n"}, "DX8101"),
+        ({"model": " openai/a"}, "DX8101"),
+        ({"model": "openai/a\x00b"}, "DX8101"),
+        ({"model": "openai/a\u2028b"}, "DX8101"),
         ({"cache": "sometimes"}, "DX8102"),
         ({"concurrency": 0}, "DX8103"),
         ({"concurrency": "many"}, "DX8103"),
@@ -251,6 +258,19 @@ def test_endpoints_and_hedges_check_their_numbers() -> None:
     for made in (lambda: Endpoint(weight=wrong), lambda: Hedge(ratio=wrong)):
         with pytest.raises(UsageError, match="DX8155"):
             made()
+
+
+SERVED: dict[str, Any] = {"base_url": "http://one/v1", "verify": "/ca.pem", "cert": "/me.pem", "proxy": "http://p:1"}
+
+
+@pytest.mark.parametrize("name", SERVED)
+@pytest.mark.parametrize("model", ["local/smollm2", "replay/answers.jsonl"])
+def test_a_model_without_a_server_takes_no_settings_of_one(model: str, name: str) -> None:
+    setting: dict[str, Any] = {name: SERVED[name]}
+    with pytest.raises(UsageError, match="DX8162") as caught:
+        open_model(LM(model, **setting))
+    assert f"{name}=" in caught.value.message
+    assert str(SERVED[name]) not in str(caught.value)
 
 
 def test_what_is_no_model_is_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ from dspex.errors import CallTimeout, LMError, OutputError, ProgramError, Server
 from dspex.executor.budget import BudgetAccount
 from dspex.lm.model import LM
 from dspex.lm.spend import Budget
-from dspex.lm.types import FREE, Capabilities, Delta, LMRequest, LMResponse, Price, ToolCall, Usage
+from dspex.lm.types import FREE, CallDelta, Capabilities, Delta, LMRequest, LMResponse, Price, ToolCall, Usage
 from dspex.program.context import trace, using
 from dspex.program.schema import Schema
 from dspex.testing import Fault, MockRequest, MockServer
@@ -219,6 +220,42 @@ def test_calls_of_one_module_at_once_are_told_apart() -> None:
     assert texts(parts) == {(1, "answer"): "abc", (2, "answer"): "abc", (3, "answer"): "abc"}
 
 
+class HastyLM(PiecesLM):
+    """Has all of its answer at once."""
+
+    async def stream(self, request: LMRequest, /) -> AsyncGenerator[Delta]:
+        yield Delta('{"answer": "')
+        for _ in range(200):
+            yield Delta("x")
+        yield Delta('"}', response=LMResponse('{"answer": "' + "x" * 200 + '"}', Usage(1, 1)))
+
+
+def test_calls_that_go_on_at_once_are_shown_by_turns() -> None:
+    class Both(dx.Program[Ask, Answer]):
+        def __init__(self) -> None:
+            self.ask = dx.Predict(Ask, Answer)
+
+        async def __call__(self, x: Ask) -> Answer:
+            first, _ = await asyncio.gather(self.ask(x), self.ask(x))
+            return first
+
+    async def first_hundred() -> list[int]:
+        calls: list[int] = []
+        async with Both().stream(Q) as parts:
+            async for part in parts:
+                calls.append(part.call)
+                if len(calls) == 100:
+                    break
+                # Everybody who has a part to show gets to where it has to wait.
+                for _ in range(3):
+                    await asyncio.sleep(0)
+        return calls
+
+    with using(lm=HastyLM()):
+        calls = run(first_hundred())
+    assert min(calls[-60:].count(1), calls[-60:].count(2)) >= 20
+
+
 def test_hidden_reasoning_that_the_provider_shows_comes_too() -> None:
     lm = PiecesLM([Delta(reasoning="hm"), Delta(reasoning=" well"), "Lon", "don"])
     with using(lm=lm):
@@ -247,12 +284,58 @@ def test_a_model_that_does_not_stream_gives_each_field_in_one_part() -> None:
     ]
 
 
-def test_a_tools_arguments_come_at_the_end() -> None:
-    call = ToolCall("c", "answer", '{"answer": "Paris", "score": 3}')
-    last = Delta(response=LMResponse("", Usage(1, 1), "tool_calls", tool_calls=(call,)))
-    with using(lm=PiecesLM([last], capabilities=Capabilities(tools=True))):
-        parts = run(read(dx.Predict(Ask, Scored, answers="tool").stream(Q)))
-    assert texts(parts) == {(1, "answer"): "Paris", (1, "score"): "3", (1, "tags"): "[]"}
+CALL = ToolCall("c", "answer", '{"answer": "Paris", "score": 3}')
+LAST = Delta(response=LMResponse("Well: ", Usage(1, 1), "tool_calls", tool_calls=(CALL,)))
+BY_TOOL = {(1, "answer"): "Paris", (1, "score"): "3", (1, "tags"): "[]"}
+
+
+def told(text: str) -> Delta:
+    return Delta(calls=(CallDelta(0, arguments=text),))
+
+
+def answer_by_tool(*pieces: Delta) -> list[dx.Part[Any]]:
+    with using(lm=PiecesLM([*pieces], capabilities=Capabilities(tools=True))):
+        return run(read(dx.Predict(Ask, Scored, answers="tool").stream(Q)))
+
+
+def test_a_tools_arguments_come_as_they_are_written() -> None:
+    begun = Delta(calls=(CallDelta(0, "c", "answer"),))
+    parts = answer_by_tool(begun, told('{"answer": "Pa'), told('ris", "sco'), told('re": 3}'), LAST)
+    shown = [(part.field, part.text) for part in parts if part.field and not part.done]
+    assert shown == [("answer", "Pa"), ("answer", "ris"), ("score", "3")]
+    assert not any(part.anew for part in parts)
+    assert texts(parts) == BY_TOOL
+
+
+def test_what_was_said_before_a_tool_was_called_is_void() -> None:
+    parts = answer_by_tool(Delta('Well: {"answer": "Rome'), told('{"answer": "Paris", "score": 3}'), Delta("?"), LAST)
+    assert [(part.text, part.anew) for part in parts if part.field == "answer"] == [
+        ("Rome", False),
+        ("", True),
+        ("Paris", False),
+        ("", False),
+    ]
+    assert texts(parts) == BY_TOOL
+
+
+def test_a_tools_arguments_may_come_at_the_end() -> None:
+    assert texts(answer_by_tool(LAST)) == BY_TOOL
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [("openai", "/v1"), ("openai-responses", "/v1"), ("anthropic", ""), ("bedrock", ""), ("gemini", "/v1beta")],
+)
+def test_every_protocol_shows_a_tools_arguments(name: str, path: str) -> None:
+    call = ToolCall("c", "answer", json.dumps(FIELDS))
+    with MockServer(lambda _: LMResponse("", tool_calls=(call,))) as server:
+        can = Capabilities(tools=True)
+        lm = LM(f"{name}/any", base_url=server.root + path, api_key="k", capabilities=can, cache="off")
+        with using(lm=lm):
+            parts = run(read(dx.ChainOfThought(Ask, Scored, answers="tool").stream(Q)))
+    assert (texts(parts)[1, "answer"], parts[-1].output) == (FIELDS["answer"], OUTPUT)
+    pieces = [part for part in parts if part.field == "answer" and not part.done]
+    assert len(pieces) == 1 if name == "gemini" else len(pieces) > 1
 
 
 def test_an_answer_that_is_known_comes_without_a_request(server: MockServer) -> None:

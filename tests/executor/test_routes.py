@@ -17,10 +17,11 @@ from dspex.executor.admission import Limit
 from dspex.executor.breaker import Breaker
 from dspex.executor.budget import BudgetAccount
 from dspex.executor.caching import MemoryCache, TieredCache, call_key
-from dspex.executor.call import complete, store
+from dspex.executor.call import Called, complete, store
 from dspex.executor.models import Gate
 from dspex.executor.retry import Allowance, RetryPolicy
 from dspex.executor.routes import Route, pick
+from dspex.executor.streaming import stream
 from dspex.lm.spend import Budget
 from dspex.lm.types import Capabilities, LMRequest, LMResponse, Message, Price, Usage
 from dspex.program.context import Context
@@ -313,6 +314,35 @@ def test_a_fallback_answers_what_failed_for_good(error: LMError, tmp_path: Path)
     asyncio.run(scenario())
 
 
+def test_an_answer_that_a_fallback_gave_is_the_fallbacks_in_a_resumed_study_too() -> None:
+    async def scenario() -> None:
+        first, second = StepsLM(DOWN), other("second", ANSWER)
+        spare = Gate(second)
+        through = over(first, retry=RetryPolicy(0), fallback=(spare,))
+        context = Context(journal=MemoryJournal())
+        bought = await complete(through, REQUEST, context)
+        again = await complete(through, REQUEST, context)
+        assert (again.response, again.cached, again.attempts) == (ANSWER, True, 0)
+        assert again.fallback == bought.fallback == (spare, call_key("test:second", REQUEST))
+        parts = [part async for part in stream(through, REQUEST, context)]
+        assert isinstance(parts[-1], Called)
+        assert parts[-1].fallback == bought.fallback
+        assert (len(first.requests), len(second.requests)) == (1, 1)
+
+    asyncio.run(scenario())
+
+
+def test_the_model_is_asked_itself_when_a_fallback_that_is_no_more_had_answered() -> None:
+    async def scenario() -> None:
+        context = Context(journal=MemoryJournal())
+        first = StepsLM(DOWN, ANSWER)
+        await complete(over(first, retry=RetryPolicy(0), fallback=(Gate(other("second", ANSWER)),)), REQUEST, context)
+        called = await complete(over(first), REQUEST, context)
+        assert (called.cached, called.fallback, len(first.requests)) == (False, None, 2)
+
+    asyncio.run(scenario())
+
+
 def test_fallbacks_are_asked_in_turn_and_the_models_own_error_is_raised() -> None:
     async def scenario() -> None:
         spares = [other(name, RequestRejected("DX4204", f"no {name}", sent="yes")) for name in ("second", "third")]
@@ -459,5 +489,20 @@ def test_a_route_whose_server_wants_no_calls_is_left_out() -> None:
         assert not models[0].requests
         now = 31.0
         assert not routes[0].is_held
+
+    asyncio.run(scenario())
+
+
+def test_a_refusal_stands_where_no_fresh_key_is_to_be_had() -> None:
+    def reopen() -> StepsLM:
+        raise RequestRejected("DX4218", "the key resolver failed")
+
+    async def scenario() -> None:
+        lm = StepsLM(RequestRejected("DX4202", "401", sent="yes"), ANSWER)
+        gate = Gate(lm, routes=(Route(lm, reopen=reopen),), retry=RetryPolicy(retries=0))
+        with pytest.raises(RequestRejected) as caught:
+            await complete(gate, REQUEST, Context())
+        assert (caught.value.code, caught.value.attempts) == ("DX4202", 1)
+        assert caught.value.__notes__ == ["no fresh key: DX4218 the key resolver failed"]
 
     asyncio.run(scenario())

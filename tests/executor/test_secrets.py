@@ -17,6 +17,7 @@ import pytest
 from dspex.stores.packing import unpack
 from dspex.testing import Fault, MockServer
 from tests.executor.secret_runs import CANARY, ENVIRONMENT, PROVIDERS, secret
+from tests.kernels import share
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,8 +45,9 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("secrets")
     with MockServer(faults=FAULTS) as server:
         places = {"DSPEX_HOME": "home", "DSPEX_CACHE_DIR": "cache", "TMPDIR": "tmp", "HOME": "user"}
-        for name in places.values():
-            (folder / name).mkdir()
+        for place in ("home", "tmp", "user"):
+            (folder / place).mkdir()
+        share(folder / "cache")
         servers = {
             "OPENAI_BASE_URL": server.url,
             "ANTHROPIC_BASE_URL": server.root,

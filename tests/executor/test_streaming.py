@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from dspex.executor.models import Gate
 from dspex.executor.retry import RetryPolicy
 from dspex.executor.streaming import stream
 from dspex.lm.spend import Budget, Spend
-from dspex.lm.types import FREE, Capabilities, Delta, LMRequest, LMResponse, Message, Usage
+from dspex.lm.types import FREE, CallDelta, Capabilities, Delta, LMRequest, LMResponse, Message, ToolCall, Usage
 from dspex.program.context import Context
 from dspex.stores.cache import ResponseCache
 from tests.executor.models import ANSWER, MemoryJournal, StepsLM
@@ -33,7 +34,7 @@ REQUEST = LMRequest(messages=(Message("user", "hello"),), max_tokens=10)
 DOWN = ConnectError("DX4101", "refused", retryable=True, sent="no")
 BROKEN = ResponseError("DX4107", "broke off", retryable=True, sent="yes")
 
-Part = str | LMResponse | LMError
+Part = str | Delta | LMResponse | LMError
 """A piece of text, the last part, or a failure; "hold" waits for ever."""
 
 
@@ -71,7 +72,7 @@ class PartsLM:
                 elif isinstance(step, LMResponse):
                     yield Delta(response=step)
                 else:
-                    yield Delta(step)
+                    yield step if isinstance(step, Delta) else Delta(step)
         finally:
             self.open -= 1
 
@@ -160,6 +161,32 @@ def test_a_failure_is_tried_again_before_the_first_visible_part_only() -> None:
     asyncio.run(scenario())
 
 
+def test_a_tool_call_is_visible_too() -> None:
+    begun = Delta(calls=(CallDelta(0, "c", "answer"),))
+
+    async def scenario() -> None:
+        lm = PartsLM([begun, BROKEN], ["Paris", ANSWER])
+        parts = stream(gate(lm), REQUEST, Context())
+        assert await anext(parts) == begun
+        with pytest.raises(ResponseError):
+            await anext(parts)
+        assert lm.begun == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_known_answer_shows_its_tool_calls() -> None:
+    answer = replace(ANSWER, tool_calls=(ToolCall("c", "answer", '{"a":1}'),))
+
+    async def scenario() -> None:
+        through, context = gate(PartsLM([Delta(response=answer)])), Context(journal=MemoryJournal())
+        await read(through, context)
+        known, _ = [part async for part in stream(through, REQUEST, context)]
+        assert known == Delta("Paris", "", answer, (CallDelta(0, "c", "answer", '{"a":1}'),))
+
+    asyncio.run(scenario())
+
+
 def test_a_fallback_streams_what_the_model_could_not() -> None:
     async def scenario() -> None:
         lm, spare = PartsLM([DOWN]), PartsLM(["Pa", "ris", ANSWER])
@@ -183,6 +210,18 @@ def test_a_reader_that_leaves_ends_the_attempt_and_it_counts_as_uncertain() -> N
             assert await anext(parts) == Delta("Pa")
             assert (lm.open, slots.active, caps.reserved.calls) == (1, 1, 1)
         assert (lm.open, slots.active, caps.reserved.calls, caps.uncertain.calls) == (0, 0, 0, 1)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("steps", "settled", "uncertain"), [([], 1, 0), (["Pa"], 0, 1)])
+def test_a_refusal_is_free_until_a_part_has_come(steps: list[Part], settled: int, uncertain: int) -> None:
+    async def scenario() -> None:
+        overloaded = ServerError("DX4208", "overloaded", retryable=True, sent="yes")
+        lm, caps = PartsLM([*steps, overloaded]), BudgetAccount(Budget(calls=3))
+        with pytest.raises(ServerError):
+            await read(gate(lm, retry=RetryPolicy(0)), Context(account=caps))
+        assert (caps.settled.calls, caps.uncertain.calls, caps.reserved.calls) == (settled, uncertain, 0)
 
     asyncio.run(scenario())
 

@@ -17,7 +17,7 @@ DOCUMENTED = {
     "compile", "Space", "exact_match", "f1", "errors", "Probability", "Confidence", "CostUSD", "LatencySeconds",
     "ApiKey", "not_both", "one_of", "Rule", "__version__", "parallel", "Parallel", "fallback", "Fallback", "race",
     "Race", "vote", "Vote", "when", "When", "cond", "map", "op", "tool", "Tool", "computed", "Computed",
-    "Part", "Stream", "embed", "embed_async", "Status", "status",
+    "Part", "Stream", "embed", "embed_async", "Status", "status", "evaluate", "evaluate_async", "Evaluation", "Batches",
 }
 # fmt: on
 

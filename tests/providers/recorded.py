@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import struct
 import zlib
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
+
+from dspex.lm.types import Delta, ToolCall
 
 SHAPES = Path(__file__).parent / "shapes"
 
@@ -40,6 +42,25 @@ def frame(headers: Mapping[str, str], payload: bytes) -> bytes:
     prelude = struct.pack(">II", 16 + len(head) + len(payload), len(head))
     message = prelude + struct.pack(">I", zlib.crc32(prelude)) + head + payload
     return message + struct.pack(">I", zlib.crc32(message))
+
+
+def plain(calls: Sequence[ToolCall]) -> list[tuple[str, str, Any]]:
+    """Id, name and arguments of tool calls, however the arguments are spelled."""
+    return [(call.id, call.name, json.loads(call.arguments)) for call in calls]
+
+
+def called(deltas: Sequence[Delta]) -> list[tuple[str, str, Any]]:
+    """The tool calls that the parts of a stream add up to, as `plain` gives them."""
+    calls: list[ToolCall] = []
+    for part in [part for delta in deltas for part in delta.calls]:
+        if part.index == len(calls):
+            assert part.name
+            calls.append(ToolCall(part.id, part.name, part.arguments))
+        else:
+            assert (part.id, part.name) == ("", "")
+            known = calls[part.index]
+            calls[part.index] = ToolCall(known.id, known.name, known.arguments + part.arguments)
+    return plain(calls)
 
 
 class Recorded(httpx.AsyncBaseTransport):

@@ -30,7 +30,7 @@ from dspex.lm.types import (
 )
 from dspex.providers.anthropic.messages import AnthropicModel, open_anthropic
 from dspex.testing import MockServer
-from tests.providers.recorded import Recorded, shape
+from tests.providers.recorded import Recorded, called, plain, shape
 
 KEY = "sk-ant-canary-0123456789abcdef"
 ASK = LMRequest(messages=(Message("system", "Be brief."), Message("user", "Capital of France?")), max_tokens=64)
@@ -191,7 +191,7 @@ ROLES = st.sampled_from(["user", "assistant", "tool"])
 @given(st.lists(st.tuples(ROLES, st.text(max_size=4), st.booleans()), min_size=1, max_size=12))
 def test_any_conversation_becomes_alternating_turns_that_lose_no_text(turns: list[tuple[Any, str, bool]]) -> None:
     messages = tuple(Message(role, text, tool_call_id="t", cache_point=mark) for role, text, mark in turns)
-    body = sent(asked(*messages))
+    body = sent(asked(*messages), prompt_cache=True)
     roles = [turn["role"] for turn in body["messages"]]
     assert all(a != b for a, b in pairwise(roles))
 
@@ -260,10 +260,13 @@ def test_attachments_stand_before_the_text() -> None:
 
 
 def test_cache_points_mark_the_system_text_and_turns() -> None:
-    body = sent(asked(Message("system", "Long.", cache_point=True), Message("user", "Hi", cache_point=True)))
+    request = asked(Message("system", "Long.", cache_point=True), Message("user", "Hi", cache_point=True))
+    body = sent(request, prompt_cache=True)
     mark = {"type": "ephemeral"}
     assert body["system"] == [{"type": "text", "text": "Long.", "cache_control": mark}]
     assert body["messages"][0]["content"] == [{"type": "text", "text": "Hi", "cache_control": mark}]
+    body = sent(request)
+    assert (body["system"], body["messages"][0]["content"]) == ("Long.", "Hi")
 
 
 def test_a_schema_is_enforced_in_the_dialect_of_the_api() -> None:
@@ -441,6 +444,7 @@ def test_a_stream_ends_with_what_the_whole_answer_says(name: str, piece: int) ->
     assert all(delta.response is None for delta in deltas[:-1])
     assert "".join(delta.text for delta in deltas) == whole.text
     assert "".join(delta.reasoning for delta in deltas) == whole.reasoning
+    assert called(deltas) == plain(whole.tool_calls)
 
 
 def test_a_streamed_choice_shows_when_it_is_whole() -> None:
@@ -666,7 +670,7 @@ REQUESTS = (
 def test_requests_are_of_the_librarys_types(request_: LMRequest, model: str) -> None:
     params: Any = pytest.importorskip("anthropic.types.message_create_params")
     transport = Recorded("anthropic/cut.json")
-    ask(transport, request_, model)
+    ask(transport, request_, model, prompt_cache=True)
     TypeAdapter(params.MessageCreateParamsNonStreaming).validate_python(transport.body)
     # Sampling is not in the library's types any more, and older models still have it.
     known = {*params.MessageCreateParamsBase.__annotations__, "temperature", "top_p"}

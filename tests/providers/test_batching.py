@@ -17,6 +17,8 @@ READINGS = st.builds(
     st.just(()),
     stops=st.lists(st.text(min_size=1, max_size=3), max_size=3).map(tuple),
     logprobs=st.booleans(),
+    # A batch has no raw prompts.
+    bare=st.just(False),
 )
 
 

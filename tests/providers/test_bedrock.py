@@ -22,7 +22,7 @@ from dspex.providers.bedrock.converse import BedrockModel, open_bedrock
 from dspex.providers.bedrock.eventstream import FrameReader
 from dspex.providers.bedrock.sigv4 import Credentials, Signer
 from dspex.testing import Fault, MockServer
-from tests.providers.recorded import Recorded, shape
+from tests.providers.recorded import Recorded, called, plain, shape
 
 KEY = "ABSKcanary0123456789abcdefg=="
 SECRET = "canarySecret/0123456789abcdefghijklmnop"
@@ -146,7 +146,8 @@ def test_turns_alternate_and_results_of_calls_stand_together() -> None:
             Message("tool", "", tool_call_id="b"),
             Message("user", "And?", cache_point=True),
             tools=(WEATHER, NOW),
-        )
+        ),
+        prompt_cache=True,
     )
     assert [turn["role"] for turn in body["messages"]] == ["user", "assistant", "user"]
     assert body["messages"][1]["content"] == [
@@ -352,6 +353,7 @@ def test_a_stream_ends_with_what_the_whole_answer_says(name: str, piece: int) ->
     assert deltas[-1].response == whole
     assert "".join(delta.text for delta in deltas) == whole.text
     assert "".join(delta.reasoning for delta in deltas) == whole.reasoning
+    assert called(deltas) == plain(whole.tool_calls)
     assert transport.requests[0].url.raw_path.endswith(b"/converse-stream")
     assert transport.requests[0].headers["accept"] == "application/vnd.amazon.eventstream"
 
@@ -475,7 +477,7 @@ REQUESTS = (
 @pytest.mark.parametrize("model", [CLAUDE, NEW])
 def test_requests_are_as_aws_describes_them(request_: LMRequest, model: str) -> None:
     transport = Recorded("bedrock/cut.json")
-    ask(transport, request_, model)
+    ask(transport, request_, model, prompt_cache=True)
     assert not faults("Converse", "request", transport.body)
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from dspex.errors import RequestRejected, UsageError
+from dspex.errors import RequestRejected, ResponseError, UsageError
 from dspex.lm.model import LM
-from dspex.lm.types import FREE, Capabilities, LMRequest, Message, Price
+from dspex.lm.types import FREE, Capabilities, Delta, LMRequest, LMResponse, Message, Price
 from dspex.providers.open import EMBEDDERS, PROVIDERS
+from dspex.providers.openai.chat import OpenAIModel
 from dspex.providers.openai.compatible import PRESETS, open_compatible
 from dspex.testing import MockServer
 from tests.providers.recorded import Recorded
@@ -117,6 +119,43 @@ def test_dialects_say_the_same_in_their_own_words() -> None:
     assert (bodies["groq"]["max_completion_tokens"], bodies["groq"]["reasoning_effort"]) == (64, "none")
     assert sent("openrouter/m", asked(reasoning=2000), api_key="k")[1]["reasoning"] == {"max_tokens": 2000}
     assert sent("deepseek/m", asked(reasoning="high"), api_key="k")[1]["reasoning_effort"] == "high"
+
+
+PICK = LMRequest(prompt="Is it so?\nAnswer:", choices=("yes", 'no "way"'))
+
+
+def test_a_raw_prompt_is_continued_by_a_choice_alone() -> None:
+    raw = Recorded("openai/raw.json")
+    asyncio.run(open_compatible(LM("vllm/m"), raw).complete(PICK))
+    assert raw.body["structured_outputs"] == {"choice": [" yes", ' no "way"']}
+    asyncio.run(open_compatible(LM("llamacpp/m"), raw).complete(PICK))
+    assert raw.body["grammar"] == 'root ::= " yes" | " no \\"way\\""'
+    assert not {"response_format", "guided_choice"} & raw.body.keys()
+    with pytest.raises(RequestRejected, match="DX4201"):
+        asyncio.run(open_compatible(LM("lmstudio/m"), raw).complete(PICK))
+    assert len(raw.requests) == 2
+
+
+@pytest.mark.parametrize("name", ["vllm", "llamacpp"])
+@pytest.mark.parametrize("prompt", ["Answer:", "Answer:\n"])
+def test_the_choice_that_continues_a_prompt_is_the_answer(name: str, prompt: str) -> None:
+    before = "" if prompt.endswith("\n") else " "
+    request = replace(PICK, prompt=prompt)
+
+    async def work(model: OpenAIModel) -> tuple[LMResponse, list[Delta]]:
+        try:
+            return await model.complete(request), [delta async for delta in model.stream(request)]
+        finally:
+            await model.aclose()
+
+    with MockServer(lambda _: "not at all") as server, pytest.raises(ResponseError, match="DX4303"):
+        asyncio.run(work(open_compatible(LM(f"{name}/m", base_url=server.url))))
+    with MockServer(lambda _: f'{before}no "way"') as server:
+        whole, deltas = asyncio.run(work(open_compatible(LM(f"{name}/m", base_url=server.url))))
+    assert whole.text == 'no "way"'
+    assert [delta.text for delta in deltas] == [whole.text]
+    assert deltas[-1].response is not None
+    assert deltas[-1].response.text == whole.text
 
 
 def test_lm_studio_is_never_asked_for_its_missing_json_mode() -> None:

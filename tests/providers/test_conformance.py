@@ -31,6 +31,7 @@ from dspex.testing import Fault, MockRequest, MockServer, default_answer
 from dspex.testing.faults import FaultKind
 from dspex.testing.request import Said
 
+from .recorded import called, plain
 from .subjects import ABLE, CHOICES, KEY, REQUESTS, SUBJECTS, Subject, chat
 from .subjects.subject import At
 
@@ -244,7 +245,7 @@ LOOK = ToolSpec(
     '{"additionalProperties":false,"properties":{"parcel":{"type":"integer"}},"required":["parcel"],"type":"object"}',
 )
 CLOCK = ToolSpec("clock", "Tells the time", '{"properties":{},"type":"object"}')
-CALLS = (ToolCall("call_1", "look_up", '{"parcel":7}'), ToolCall("call_2", "clock", "{}"))
+CALLS = (ToolCall("call_1", "look_up", '{"parcel":7000000000007}'), ToolCall("call_2", "clock", "{}"))
 
 SAID: dict[str, tuple[LMRequest, LMResponse]] = {
     "text": (chat("Why?"), LMResponse("Because the sky — 空 — is up, and \n\nthe ground is down.")),
@@ -279,6 +280,29 @@ def test_a_stream_gives_what_complete_gives(at: At, name: str) -> None:
         (call.name, json.loads(call.arguments)) for call in said.tool_calls
     ]
     assert len({call.id for call in whole.tool_calls}) == len(said.tool_calls)
+
+
+def test_tool_calls_show_while_they_are_written(subject: Subject, at: At) -> None:
+    request, said = SAID["tools"]
+    with MockServer(lambda _: said) as server:
+        deltas = asyncio.run(streamed(at(server), request))
+    response = deltas[-1].response
+    assert response is not None
+    # The last part comes when everything is written, and brings nothing new of a call.
+    assert not deltas[-1].calls
+    assert called(deltas) == plain(response.tool_calls)
+    pieces = [part.arguments for delta in deltas for part in delta.calls if part.index == 0 and part.arguments]
+    assert (len(pieces) == 1) == subject.whole_calls
+
+
+def test_a_call_that_a_stop_text_may_void_shows_at_the_end(at: At) -> None:
+    request = replace(chat("Where is it?", tools=(LOOK,)), stop=("\n\n",))
+    with MockServer(lambda _: LMResponse("Let me", tool_calls=CALLS[:1])) as server:
+        deltas = asyncio.run(streamed(at(server), request))
+        response = deltas[-1].response
+        assert response is not None
+        assert called(deltas) == plain(response.tool_calls)
+        assert len(response.tool_calls) == 1
 
 
 def test_a_stream_keeps_the_choices(at: At) -> None:

@@ -30,7 +30,7 @@ from dspex.lm.types import (
 )
 from dspex.providers.gemini.generate import GeminiModel, open_gemini
 from dspex.providers.gemini.request import known_schema
-from tests.providers.recorded import Recorded, shape
+from tests.providers.recorded import Recorded, called, plain, shape
 
 KEY = "AIza-canary-0123456789abcdefghijklmnop"
 ASK = LMRequest(messages=(Message("system", "Be brief."), Message("user", "Capital of France?")), max_tokens=64)
@@ -417,6 +417,7 @@ def test_a_stream_adds_up_to_the_answer(name: str, request_: LMRequest, piece: i
     assert all(delta.response is None for delta in deltas[:-1])
     assert "".join(delta.text for delta in deltas) == whole.text
     assert "".join(delta.reasoning for delta in deltas) == whole.reasoning
+    assert called(deltas) == plain(whole.tool_calls)
     assert transport.closed == 1
 
 

@@ -54,7 +54,7 @@ def test_events_come_with_their_names_and_the_responses_headers() -> None:
     with RawServer(playing(b"event: a\r\nda", b"ta: 1\r", b"\n\r\ndata: [DONE]\n", headers=b"X-Id: 7\r\n")) as server:
         found = collect(server, lambda client: events(client, server.url))
         assert b"accept: text/event-stream" in server.requests[0].lower()
-    assert found == [Event("a", "1"), Event("message", "[DONE]")]
+    assert found == [Event("a", "1", {}), Event("message", "[DONE]", {})]
     assert found[0].headers["x-id"] == "7"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import traceback
 from types import ModuleType
@@ -11,9 +12,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dspex.errors import UsageError
+from dspex.errors import RequestRejected, UsageError
+from dspex.executor.budget import BudgetAccount
 from dspex.lm.model import LM
+from dspex.lm.spend import Budget
+from dspex.lm.types import LMRequest, Message
+from dspex.program.context import using
+from dspex.program.modules import Predict
+from dspex.program.schema import Schema
+from dspex.providers import open_model
 from dspex.providers.keys import base_url_for, key_for
+from dspex.testing import MockServer
 
 OWN = "https://api.own.example/v1"
 
@@ -61,14 +70,61 @@ def test_a_function_gives_the_key() -> None:
     for broken in (lambda: None, lambda: 3, 3, ("canary",)):
         assert refusal(api_key=cast("Any", broken)).code == "DX8118"
 
-    class Unavailable(Exception):
-        pass
 
+class Unavailable(Exception):
+    """What a user's own function raises."""
+
+
+def test_a_function_that_fails_gives_an_error_without_its_words() -> None:
     def fails() -> str:
-        raise Unavailable
+        raise Unavailable("canary")
 
-    with pytest.raises(Unavailable):
+    with pytest.raises(RequestRejected) as caught:
         key(api_key=fails)
+    error = caught.value
+    assert (error.code, error.sent, error.retryable) == ("DX4218", "no", True)
+    assert isinstance(error.__cause__, Unavailable)
+    assert "Unavailable" in error.message
+    assert "canary" not in f"{error} {error!r}"
+
+
+@pytest.mark.parametrize("provider", ["openai", "anthropic", "gemini", "bedrock"])
+def test_a_function_that_fails_later_costs_nothing_and_is_asked_again(provider: str) -> None:
+    steps: list[str | None] = ["canary-at-first", None, "canary-again"]
+
+    def fetch() -> str:
+        key = steps.pop(0)
+        if key is None:
+            raise Unavailable("canary")
+        return key
+
+    with MockServer(lambda _: "Paris") as server:
+        path = {"openai": "/v1", "gemini": "/v1beta"}.get(provider, "")
+        lm = LM(f"{provider}/m", base_url=server.root + path, api_key=fetch, cache="off")
+
+        class Ask(Schema):
+            question: str
+
+        class Answer(Schema):
+            answer: str
+
+        account = BudgetAccount(Budget(calls=5))
+        with using(lm=lm, budget=account):
+            assert Predict(Ask, Answer).run(Ask(question="Where?")) == Answer(answer="Paris")
+        assert (account.settled.calls, account.uncertain.calls) == (1, 0)
+        (request,) = server.requests
+        assert "canary-again" in repr(request.headers)
+
+
+def test_a_function_that_later_gives_no_key_is_an_error_of_the_call() -> None:
+    given: list[Any] = ["canary", "not a header\n!"]
+    with MockServer() as server:
+        model = open_model(LM("openai/m", base_url=server.url, api_key=lambda: given.pop(0)))
+        with pytest.raises(RequestRejected) as caught:
+            asyncio.run(model.complete(LMRequest((Message("user", "Where?"),))))
+        assert (caught.value.code, caught.value.sent, caught.value.retryable) == ("DX4218", "no", False)
+        assert not server.requests
+        asyncio.run(model.aclose())
 
 
 class Keyring(ModuleType):

@@ -91,3 +91,12 @@ def test_what_is_pending_counts() -> None:
     assert reader.pending >= 1000
     reader.feed(b"\n")
     assert reader.pending == 0
+
+
+def test_what_an_event_holds_so_far_is_counted() -> None:
+    reader = Events()
+    reader.feed(b"data: ab\ndata:\nda")
+    # A line of data counts even where it is empty, or there could be any number of them.
+    assert reader.pending == len("data: ab" + "data:" + "da")
+    assert reader.feed(b"ta: c\n\n: d") == [("message", "ab\n\nc")]
+    assert reader.pending == len(": d")

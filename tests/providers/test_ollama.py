@@ -29,7 +29,7 @@ from dspex.lm.types import (
     Usage,
 )
 from dspex.providers.ollama import OllamaModel, open_ollama, server_named
-from tests.providers.recorded import Recorded, shape
+from tests.providers.recorded import Recorded, called, plain, shape
 
 KEY = "ollama-canary-0123456789abcdef"
 ASK = LMRequest(messages=(Message("system", "Be brief."), Message("user", "Capital of France?")), max_tokens=64)
@@ -307,6 +307,7 @@ def test_a_stream_adds_up_to_the_answer(name: str, request_: LMRequest, piece: i
     assert all(delta.response is None for delta in deltas[:-1])
     assert "".join(delta.text for delta in deltas) == whole.text
     assert "".join(delta.reasoning for delta in deltas) == whole.reasoning
+    assert called(deltas) == plain(whole.tool_calls)
     assert transport.closed == 1
 
 

@@ -24,7 +24,7 @@ from dspex.lm.types import (
 )
 from dspex.providers.openai.chat import OpenAIModel, open_openai
 from dspex.providers.openai.compatible import open_compatible
-from tests.providers.recorded import Recorded, shape
+from tests.providers.recorded import Recorded, called, plain, shape
 
 KEY = "sk-canary-0123456789abcdef"
 ASK = LMRequest(messages=(Message("system", "Be brief."), Message("user", "Capital of France?")), max_tokens=64)
@@ -341,6 +341,7 @@ def test_a_recorded_stream_is_the_recorded_answer(name: str, piece: int) -> None
     assert deltas[-1].response == whole
     assert "".join(delta.text for delta in deltas) == whole.text
     assert "".join(delta.reasoning for delta in deltas) == whole.reasoning
+    assert called(deltas) == plain(whole.tool_calls)
     assert transport.body["stream"] is True
     asks = model.partition("/")[0] not in ("mistral", "together")
     assert transport.body.get("stream_options") == ({"include_usage": True} if asks else None)

@@ -26,7 +26,7 @@ from dspex.lm.types import (
     Usage,
 )
 from dspex.providers.openai.responses import OpenAIResponsesModel, open_openai_responses
-from tests.providers.recorded import Recorded, shape
+from tests.providers.recorded import Recorded, called, plain, shape
 
 KEY = "sk-canary-0123456789abcdef"
 ASK = LMRequest(messages=(Message("system", "Be brief."), Message("user", "Capital of France?")), max_tokens=64)
@@ -203,6 +203,7 @@ def test_recorded_answers_and_streams_are_read_alike(name: str) -> None:
         assert deltas[-1].response == whole
         assert "".join(delta.text for delta in deltas) == whole.text
         assert "".join(delta.reasoning for delta in deltas) == whole.reasoning
+        assert called(deltas) == plain(whole.tool_calls)
 
 
 def test_a_state_goes_back_as_the_items_that_it_holds() -> None:

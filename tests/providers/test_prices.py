@@ -65,6 +65,12 @@ def test_a_long_prompt_is_charged_wholly_at_the_higher_price() -> None:
     assert price.cost(Usage(201, 10)) == pytest.approx(1065e-6)
 
 
+def test_no_call_earns_money_whatever_a_server_counts() -> None:
+    price = Price(2.0, 10.0, cached=0.2, written=2.5)
+    assert price.cost(Usage(10, 0, 50)) == pytest.approx(10e-6)
+    assert price.cost(Usage(10, 0, 0, 0, 50)) == pytest.approx(125e-6)
+
+
 PRICES = st.builds(
     Price,
     st.floats(0, 100),

@@ -131,6 +131,8 @@ def test_a_stream_comes_a_word_at_a_time(
     assert streamed(lm, request_) == first
     assert [part.text for part in first if part.text] == texts
     assert [part.reasoning for part in first if part.reasoning] == thoughts
+    called = [(part.id, part.name, part.arguments) for delta in first for part in delta.calls]
+    assert called == ([("call_1", "look_up", ""), ("", "", '{"parcel":'), ("", "", " 7}")] if thoughts else [])
     assert [part.response for part in first] == [None] * (len(first) - 1) + [ask(answer, request_)]
 
 

@@ -15,6 +15,7 @@ import pytest
 from dspex.errors import ConnectError, LMError, UsageError
 from dspex.lm.model import LM
 from dspex.lm.types import LMRequest, Message
+from dspex.providers import open_model
 from dspex.providers.http import Client
 from dspex.providers.openai.chat import open_openai
 from dspex.providers.transport import DirectWire, Reply, Timeouts, proxy_for, tls_context
@@ -125,6 +126,15 @@ def test_certificates_that_cannot_be_used_are_named(tmp_path: Path, clean: pytes
     clean.setenv("SSL_CERT_FILE", str(tmp_path / "missing.pem"))
     with pytest.raises(UsageError, match="SSL_CERT_FILE"):
         tls_context()
+
+
+def test_certificates_are_refused_where_none_are_shown() -> None:
+    url = "http://models.example/v1"
+    for lm in (LM("openai/m", url, "key", cert=CLIENT), LM("openai/m", url, "key", verify=AUTHORITY)):
+        with pytest.raises(UsageError, match="DX8160") as caught:
+            open_model(lm)
+        assert "https://" in (caught.value.fix or "")
+    open_model(LM("openai/m", url, "key", verify=False))
 
 
 # ----------------------------------------------------------------- as whom to appear

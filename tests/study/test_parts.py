@@ -6,6 +6,7 @@ import asyncio
 import json
 import math
 import random
+from collections import deque
 from collections.abc import Mapping
 from html.parser import HTMLParser
 from typing import cast
@@ -51,7 +52,7 @@ def test_results_come_in_the_order_of_the_jobs_and_within_the_width(count: int, 
         return job * 2
 
     async def main() -> list[tuple[int, int]]:
-        return [pair async for pair in in_order(range(count), run, width=lambda: width, admit=lambda _: "start")]
+        return [pair async for pair in in_order(deque(range(count)), run, width=lambda: width, admit=lambda _: "start")]
 
     assert asyncio.run(main()) == [(job, job * 2) for job in range(count)]
     assert started == list(range(count))
@@ -68,7 +69,7 @@ async def test_schedule_waits_for_a_result_and_stops_when_nothing_is_under_way()
         await asyncio.sleep(0)
         return job
 
-    async for job, _ in in_order(range(4), run, width=lambda: 2, admit=admit):
+    async for job, _ in in_order(deque(range(4)), run, width=lambda: 2, admit=admit):
         taken.append(job)
     assert taken == [0, 1]
 
@@ -86,7 +87,7 @@ async def test_schedule_cancels_what_runs_when_a_job_fails() -> None:
             raise
 
     with pytest.raises(ValueError, match="first"):
-        async for _ in in_order(range(4), run, width=lambda: 3, admit=lambda _: "start"):
+        async for _ in in_order(deque(range(4)), run, width=lambda: 3, admit=lambda _: "start"):
             pass
     assert cancelled == [1, 2]
 
@@ -130,8 +131,9 @@ async def _journalled() -> MemoryEventStore:
     store = MemoryEventStore()
     log = StudyLog(store, "s", "full")
     journal = StudyJournal(log, History())
-    first = await journal.started("a", "m", Spend(1, 10, 5, 0.1))
-    await journal.committed(first, "a", LMResponse("yes", Usage(7, 2)), Spend(1, 7, 2, 0.05))
+    first = journal.started("a", "m", Spend(1, 10, 5, 0.1))
+    await first
+    journal.committed(first, "a", LMResponse("yes", Usage(7, 2)), Spend(1, 7, 2, 0.05))
     await journal.started("b", "m", Spend(1, 10, 5, 0.1))
     return store
 
@@ -146,8 +148,9 @@ async def test_fold_counts_what_is_settled_uncertain_and_sent_again() -> None:
     assert journal.settled("a") == LMResponse("yes", Usage(7, 2))
     assert journal.settled("b") is None
     store.append_now("s", "study.resumed", {"pid": 1, "uncertain": 1, "accepted": ()})
-    again = await journal.started("b", "m", Spend(1, 10, 5, 0.1))
-    await journal.committed(again, "b", LMResponse("no"), Spend(1))
+    again = journal.started("b", "m", Spend(1, 10, 5, 0.1))
+    await again
+    journal.committed(again, "b", LMResponse("no"), Spend(1))
     assert journal.repeats == 1
     later = History.of(store.read("s"))
     assert (later.repeats, later.in_flight, later.lost) == (1, 0, {})
@@ -157,26 +160,69 @@ async def test_fold_counts_what_is_settled_uncertain_and_sent_again() -> None:
 
 async def test_journal_sends_nothing_more_once_the_log_is_broken() -> None:
     class Full(MemoryEventStore):
+        asked = 0
+
         def append(
             self, stream: str, kind: str, payload: Mapping[str, Json], durable: bool = True
         ) -> asyncio.Future[int]:
+            self.asked += 1
             failed: asyncio.Future[int] = asyncio.get_running_loop().create_future()
             failed.set_exception(StudyError("DX6101", "the disk is full"))
             return failed
 
-    journal = StudyJournal(StudyLog(Full(), "s", "full"), History())
-    for _ in range(2):
-        with pytest.raises(StudyError):
-            await journal.started("a", "m", NOTHING)
-    assert journal.broken is not None
-    assert journal.attempts == 0
+    store = Full()
+    journal = StudyJournal(StudyLog(store, "s", "full"), History())
+    first = journal.started("a", "m", NOTHING)
+    await asyncio.wait((first,))
+    journal.unsent(first, "a")
+    with pytest.raises(StudyError, match="the disk is full"):
+        journal.started("b", "m", NOTHING)
+    assert (store.asked, journal.attempts) == (1, 0)
+
+
+class Held(MemoryEventStore):
+    """Tells that events are durable when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held: list[tuple[asyncio.Future[int], int]] = []
+
+    def append(self, stream: str, kind: str, payload: Mapping[str, Json], durable: bool = True) -> asyncio.Future[int]:
+        if not durable:
+            return super().append(stream, kind, payload, durable)
+        waiting: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self.held.append((waiting, self.append_now(stream, kind, payload)))
+        return waiting
+
+    def release(self) -> None:
+        for waiting, number in self.held:
+            waiting.set_result(number)
+        self.held.clear()
+
+
+@pytest.mark.parametrize("early", [True, False])
+async def test_an_attempt_that_was_not_sent_is_none(early: bool) -> None:
+    store = Held()
+    journal = StudyJournal(StudyLog(store, "s", "full"), History())
+    sent, unsent = (journal.started(key, "m", Spend(1, 10, 5, 0.1)) for key in "ab")
+    assert journal.attempts == 2
+    if early:
+        journal.unsent(unsent, "b")
+    store.release()
+    await asyncio.gather(sent, unsent)
+    if not early:
+        journal.unsent(unsent, "b")
+    history = History.of(store.read("s"))
+    assert (history.attempts, journal.attempts, history.failures) == (1, 1, {})
+    assert (history.uncertain, history.lost) == (Spend(1, 10, 5, 0.1), {"a": 1})
 
 
 async def test_fold_reads_no_answers_that_were_not_kept() -> None:
     store = MemoryEventStore()
     journal = StudyJournal(StudyLog(store, "s", "hash"), History())
-    attempt = await journal.started("a", "m", Spend(1))
-    await journal.committed(attempt, "a", LMResponse("secret"), Spend(1, 3, 4))
+    attempt = journal.started("a", "m", Spend(1))
+    await attempt
+    journal.committed(attempt, "a", LMResponse("secret"), Spend(1, 3, 4))
     assert "secret" not in json.dumps([dict(event.payload) for event in store.read("s")])
     history = History.of(store.read("s"))
     assert (history.answers, history.unread, history.costs) == ({}, 1, {"a": Spend(1, 3, 4)})
@@ -185,7 +231,7 @@ async def test_fold_reads_no_answers_that_were_not_kept() -> None:
 def test_comparison_names_what_differs() -> None:
     def created(program: str, numpy: str, text: str) -> StudyCreated:
         details: dict[str, Json] = {"program": {"route.instruction": text}}
-        return StudyCreated("s", program, "d", "m", 0, "auto", 0, {"numpy": numpy}, {}, {}, details)
+        return StudyCreated("s", program, "d", "m", 0, "auto", {"numpy": numpy}, {}, {}, details)
 
     assert compare(created("p", "2.0", "x"), created("p", "2.0", "x")) == []
     lines = compare(created("p", "2.0", "x"), created("q", "2.1", "y"))

@@ -22,7 +22,7 @@ from dspex.study.aside import RESERVED_PER_TOKEN, Aside
 from dspex.study.evaluations import Candidate, Evaluations
 from dspex.study.journal import StudyJournal, StudyLog
 from dspex.study.ledger import Caps, Ledger, larger
-from dspex.study.loop import optimize_async
+from dspex.study.loop import optimize_async, resume_async
 from dspex.study.progress import Progress
 from dspex.study.report import Report
 from dspex.study.resume import History
@@ -50,21 +50,21 @@ async def _answer(request: LMRequest) -> Mapping[str, object]:
 
 
 async def _study(calls: int, width: int, rows: int = 1_200, **options: Any) -> Report:
+    options.setdefault("lm", ScriptedLM(_answer, fingerprint="wide"))
+    options.setdefault("store", MemoryEventStore())
     best = await optimize_async(
         Wide(),
         messages(rows),
         accuracy,
         budget=Budget(calls=calls),
-        lm=ScriptedLM(_answer, fingerprint="wide"),
         concurrency=width,
-        store=MemoryEventStore(),
         study_id="s",
         **options,
     )
     return best.study.report
 
 
-@pytest.mark.parametrize(("width", "share"), [(32, 0.95), (64, 0.85)])
+@pytest.mark.parametrize(("width", "share"), [(32, 0.97), (64, 0.94), (256, 0.72)])
 def test_large_study_keeps_its_slots_busy(width: int, share: float) -> None:
     async def timed() -> tuple[Report, float]:
         report = await _study(6_500, width)
@@ -76,12 +76,41 @@ def test_large_study_keeps_its_slots_busy(width: int, share: float) -> None:
     assert report.calls * LATENCY / width >= share * seconds
 
 
-def test_result_of_a_large_study_is_the_same_for_every_concurrency() -> None:
-    def stable(report: Report) -> tuple[object, ...]:
-        return report.held_out, report.configuration, report.search, report.calls, report.tokens
+def _stable(report: Report) -> tuple[object, ...]:
+    return report.held_out, report.configuration, report.search, report.calls, report.tokens
 
+
+def test_result_of_a_large_study_is_the_same_for_every_concurrency_and_when_it_is_interrupted() -> None:
     reports = [simulate(_study(6_000, width)) for width in (7, 300)]
-    assert stable(reports[0]) == stable(reports[1])
+    assert _stable(reports[0]) == _stable(reports[1])
+    token, store = StopToken(), MemoryEventStore()
+
+    def watch(progress: Progress) -> None:
+        if progress.done == 2_500:
+            token.request("enough")
+
+    first = simulate(_study(6_000, 100, store=store, stop=token, progress=watch))
+    assert first.status == "interrupted"
+    lm = ScriptedLM(_answer, fingerprint="wide")
+    best = simulate(resume_async("s", Wide(), messages(1_200), accuracy, lm=lm, concurrency=40, store=store))
+    assert _stable(best.study.report) == _stable(reports[0])
+    assert first.calls + lm.calls == reports[0].calls
+
+
+def test_no_more_evaluations_are_in_work_than_the_concurrency_says() -> None:
+    width, running, most = 5, 0, 0
+
+    async def answer(request: LMRequest) -> Mapping[str, object]:
+        nonlocal running, most
+        evaluates = "instruction" not in request.output_fields
+        running += evaluates
+        most = max(most, running)
+        found = await _answer(request)
+        running -= evaluates
+        return found
+
+    simulate(_study(900, width, rows=300, lm=ScriptedLM(answer, fingerprint="wide")))
+    assert most == width
 
 
 def test_study_holds_traces_of_what_is_in_work_alone() -> None:

@@ -36,7 +36,7 @@ from dspex.telemetry.events import (
 SECRET = "what the customer wrote"
 EXAMPLES: tuple[StudyEvent, ...] = (
     StudyCreated(
-        study="s1", program="p", data="d", metric="m", seed=0, strategy="auto", lag=16,
+        study="s1", program="p", data="d", metric="m", seed=0, strategy="auto",
         versions={"dspex": "0.1.0"}, budget={"calls": 500, "usd": None}, splits={"train": "t"}, details={"x": [1, 2]},
     ),
     StudyResumed(pid=7, uncertain=3, accepted=("data", "versions")),

@@ -155,7 +155,9 @@ def test_the_command_says_where_it_listens() -> None:
         (["--fields", '{"label": []}'], "DX8143"),
         (["--answer", f"{__name__}:__doc__"], "DX8143"),
         (["--answer", f"{__name__}:nothing"], "DX8223"),
-        (["--port", "99999"], "99999"),
+        (["--port", "99999"], "DX8001"),
+        (["--port", "abc"], "DX8001"),
+        (["--no-such"], "DX8001"),
     ],
 )
 def test_wrong_command_lines_are_refused(

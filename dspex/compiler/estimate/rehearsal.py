@@ -27,7 +27,7 @@ from dspex.compiler.estimate.amounts import (
     of_schema,
     plain,
 )
-from dspex.compiler.estimate.sizing import CallSize, Model, model_of, size_call
+from dspex.compiler.estimate.sizing import CallSize, Model, is_free, model_of, size_call
 from dspex.compiler.estimate.tokens import vocabulary_of
 from dspex.compiler.ir.nodes import (
     Attempt,
@@ -322,11 +322,11 @@ class Rehearsal:
         return Load(UNBOUNDED, UNBOUNDED, UNBOUNDED, self._unknown_cost(node), begin + UNBOUNDED), value
 
     def _unknown_cost(self, node: Opaque) -> Amount | None:
-        costs = [self._model(self.compiled.settings[path].lm).price for path in node.owns]
-        if any(price is None for price in costs):
+        prices = [self._model(self.compiled.settings[path].lm).price for path in node.owns]
+        known = [price for price in prices if price is not None]
+        if len(known) < len(prices):
             return None
-        free = all(price is not None and price.input == price.output == 0.0 for price in costs)
-        return NOTHING if free else UNBOUNDED
+        return NOTHING if all(map(is_free, known)) else UNBOUNDED
 
     # --- values ---------------------------------------------------------------------------------
 

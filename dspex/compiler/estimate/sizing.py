@@ -37,7 +37,7 @@ from dspex.program.demos import Demo, DemoSet, Nearest
 from dspex.program.modules import ModuleSettings
 from dspex.program.schema import Schema
 
-__all__ = ["EVERYTHING", "CallSize", "Model", "model_of", "size_call", "static_tokens"]
+__all__ = ["EVERYTHING", "CallSize", "Model", "is_free", "model_of", "size_call", "static_tokens"]
 
 EVERYTHING: Final = Capabilities(raw_prompt=True, json_schema=True, choices=True, score_choices=True, tools=True)
 """What a model that is not known is taken to be able to do, so that every prompt can be shown."""
@@ -59,6 +59,7 @@ class Model:
         capabilities: What it can do.
         price: Dollars; None when unknown.
         unpriced: Why the price is unknown.
+        caches: Whether its provider's prompt cache may serve what prompts have in common.
     """
 
     name: str | None
@@ -66,6 +67,7 @@ class Model:
     capabilities: Capabilities
     price: Price | None
     unpriced: str | None
+    caches: bool = True
 
 
 def model_of(lm: LMLike | None) -> Model:
@@ -87,14 +89,14 @@ def model_of(lm: LMLike | None) -> Model:
         price = chosen.price if chosen.price is not None else opened.price
     else:
         opened, price = chosen, chosen.price
-    return _described(opened, price)
+    return _described(opened, price, not isinstance(chosen, LM) or chosen.caches_prompts)
 
 
-def _described(model: LanguageModel, price: Price | None) -> Model:
+def _described(model: LanguageModel, price: Price | None, caches: bool) -> Model:
     why = (
         None if price is not None else f"{model.name} has no known price; give it with dx.LM(..., price=dx.Price(...))"
     )
-    return Model(model.name, vocabulary_of(model.name), model.capabilities, price, why)
+    return Model(model.name, vocabulary_of(model.name), model.capabilities, price, why, caches)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,49 +138,78 @@ def size_call(
     sized = _Sizing(settings, model)
     request, prompt = sized.prompt(given)
     answer, value, guessed = sized.answer(request, expected or {})
-    calls, sent, got = _rounds(sized, request, prompt, answer)
-    margin = model.vocabulary.margin
-    sent = sent.widened(margin)
+    rounds = _rounds(sized, request, prompt, answer)
+    calls = sum((each.count for each in rounds), NOTHING)
+    sent = sum((each.input.times(each.count) for each in rounds), NOTHING)
+    got = sum((each.output.times(each.count) for each in rounds), NOTHING)
     static = min(_static(sized), prompt.point if prompt.point is not None else prompt.low)
-    return CallSize(calls, prompt, sent, got, _dollars(model.price, sent, got, static), static, value, guessed)
+    usd = None
+    if model.price is not None:
+        served = static if model.caches else 0.0
+        usd = sum((_dollars(model.price, each, served).times(each.count) for each in rounds), NOTHING)
+    return CallSize(calls, prompt, sent, got, usd, static, value, guessed)
 
 
-def _dollars(price: Price | None, sent: Amount, got: Amount, static: float) -> Amount | None:
-    if price is None:
-        return None
-    # What a provider's prompt cache may serve: the static prefix, at most.
-    saved = 0.0 if price.cached is None else max(0.0, price.input - price.cached) * min(static, sent.low)
-
-    def cost(tokens_in: float | None, tokens_out: float | None, less: float = 0.0) -> float | None:
-        if price.input == 0.0 and price.output == 0.0:
-            return 0.0
-        if tokens_in is None or tokens_out is None:
-            return None
-        return (tokens_in * price.input + tokens_out * price.output - less) / 1e6
-
-    return Amount(cost(sent.low, got.low, saved) or 0.0, cost(sent.high, got.high), cost(sent.point, got.point))
+def is_free(price: Price) -> bool:
+    """Whether calls cost nothing, however long."""
+    return price.ceiling(1e12, 1e12) == 0.0
 
 
-def _rounds(sized: _Sizing, request: LMRequest, prompt: Amount, answer: Amount) -> tuple[Amount, Amount, Amount]:
-    """Calls, input and output tokens with the requests beside the first."""
+@dataclass(frozen=True, slots=True)
+class _Round:
+    """Requests of one kind.
+
+    Attributes:
+        count: How many.
+        input: Tokens of the prompt of each.
+        output: Tokens of the answer of each.
+    """
+
+    count: Amount
+    input: Amount
+    output: Amount
+
+
+def _dollars(price: Price, each: _Round, served: float) -> Amount:
+    """What one of the requests costs, of which a prompt cache may serve `served` tokens.
+
+    Prices may depend on how long its prompt is.
+    """
+    sent, got = each.input, each.output
+    if is_free(price):
+        return NOTHING
+
+    def cost(tokens_in: float, tokens_out: float, cached: float = 0.0) -> float:
+        due = price.at(tokens_in)
+        less = 0.0 if due.cached is None else max(0.0, due.input - due.cached) * cached
+        return (tokens_in * due.input + tokens_out * due.output - less) / 1e6
+
+    low = cost(sent.low, got.low, min(served, sent.low))
+    high = None if sent.high is None or got.high is None else price.ceiling(sent.high, got.high)
+    return Amount(low, high, None if sent.point is None or got.point is None else cost(sent.point, got.point))
+
+
+def _rounds(sized: _Sizing, request: LMRequest, prompt: Amount, answer: Amount) -> list[_Round]:
+    """The first request, and those that measure a prior or repair an answer."""
+    margin = sized.vocabulary.margin
     if request.score_choices:
         forks = sized.evaluations(request.choices)
-        sent, got, calls = prompt.times(forks), ONE.times(forks), ONE
+        rounds = [_Round(ONE, prompt.times(forks).widened(margin), ONE.times(forks))]
         if sized.prepared.calibrated and sized.settings.prior is None:
-            bare = sized.content_free(request)
+            bare = sized.content_free(request).times(forks).widened(margin)
             # A fixed prompt's prior is bought by the first run and kept.
-            again = Amount(0.0, 1.0, 0.0) if sized.prepared.fixed else ONE
-            calls = calls + again
-            sent, got = sent + bare.times(forks).times(again), got + ONE.times(forks).times(again)
-        return calls, sent, got
+            rounds.append(_Round(Amount(0.0, 1.0, 0.0) if sized.prepared.fixed else ONE, bare, ONE.times(forks)))
+        return rounds
     shape = sized.prepared.shape
+    rounds = [_Round(ONE, prompt.widened(margin), answer)]
     if request.choices or (shape.text and not _restricted(shape.output, shape.names[0])):
-        return ONE, prompt, answer
+        return rounds
     # An answer that does not fit is shown to the model, with those before it.
-    most = float(sized.settings.repairs)
-    repairs, shown = Amount(0.0, most, 0.0), Amount(0.0, most * (most + 1.0) / 2.0, 0.0)
-    complaints = (answer + Amount(0.0, _COMPLAINT, _COMPLAINT)).times(shown)
-    return ONE + repairs, prompt + prompt.times(repairs) + complaints, answer + answer.times(repairs)
+    complaint = answer + Amount(0.0, _COMPLAINT, _COMPLAINT)
+    for shown in range(1, sized.settings.repairs + 1):
+        longer = prompt + complaint.times(Amount.exactly(shown))
+        rounds.append(_Round(Amount(0.0, 1.0, 0.0), longer.widened(margin), answer))
+    return rounds
 
 
 def _restricted(schema: type[Schema], name: str) -> bool:

@@ -28,8 +28,8 @@ class Layout(Protocol):
     @property
     def stop(self) -> tuple[str, ...]: ...
 
-    def prefix(self, demos: Sequence[Demo]) -> Filled:
-        """What comes before the input: static where the demonstrations are."""
+    def prefix(self, demos: Sequence[Demo], *, fixed: bool) -> Filled:
+        """What comes before the input; `fixed` where the demonstrations are the same for every input."""
         ...
 
     def fill(self, prefix: Filled, texts: Sequence[str]) -> Filled:
@@ -58,13 +58,14 @@ class ChatLayout:
         self._shape = shape
         self.labels: tuple[str, ...] = tuple(map(title, shape.answer_fields)) if labelled and not shape.bare else ()
         self._form = shape.describe(self.labels)
-        self._system = Message("system", f"{instruction}\n\n{self._form}" if instruction else self._form)
+        said = f"{instruction}\n\n{self._form}" if instruction else self._form
+        self._system = Message("system", said, cache_point=True)
 
-    def prefix(self, demos: Sequence[Demo]) -> Filled:
+    def prefix(self, demos: Sequence[Demo], *, fixed: bool) -> Filled:
         turns = [self._system]
-        for demo in demos:
+        for number, demo in enumerate(demos, 1):
             turns.append(Message("user", self._user(_demo_texts(demo.input, self._inputs))))
-            turns.append(Message("assistant", self._answer(demo)))
+            turns.append(Message("assistant", self._answer(demo), cache_point=fixed and number == len(demos)))
         return tuple(turns), None
 
     def fill(self, prefix: Filled, texts: Sequence[str]) -> Filled:
@@ -108,7 +109,7 @@ class CompletionLayout:
         closed = f"\n{self._outputs[0]} is one of: {', '.join(shape.choices)}." if shape.choices else ""
         self._head = f"{instruction}{closed}".lstrip("\n")
 
-    def prefix(self, demos: Sequence[Demo]) -> Filled:
+    def prefix(self, demos: Sequence[Demo], *, fixed: bool) -> Filled:
         blocks = [self._head] if self._head else []
         for demo in demos:
             lines = self._lines(_demo_texts(demo.input, self._names))

@@ -19,6 +19,9 @@ from dspex.program.schema import Schema, secret_fields
 if TYPE_CHECKING:
     from dspex.program.modules import Answers, ModuleSettings
 
+Draft = tuple[Filled, *tuple[str, ...]]
+"""What comes before the input, and the texts of the input's fields."""
+
 Means = Literal["choices", "schema", "json", "tool", "words"]
 
 ANSWER_TOOL = "answer"
@@ -80,7 +83,7 @@ class PreparedModule:
         )
         source = settings.demos
         self._prefix: Filled | None = (
-            self._layout.prefix(self._last(source.demos)) if isinstance(source, DemoSet) else None
+            self._layout.prefix(self._last(source.demos), fixed=True) if isinstance(source, DemoSet) else None
         )
         self._form: tuple[Capabilities | None, _Form | None] = (None, None)
 
@@ -101,9 +104,18 @@ class PreparedModule:
             LMError: DX4603, when the module scores choices and the model cannot; DX4605, when the model cannot
                 enforce the form of the answer that the module wants.
         """
+        return self.written(self.draft(x), rollout, capabilities)
+
+    def draft(self, x: Schema) -> Draft:
+        """All that `x`'s request is made of: little more than `x`, however long the prompt."""
         values = x.__dict__
         texts = [value if type(value := values[name]) is str else value_text(value) for name in self._inputs]
-        return self._build(self._layout.fill(self._prefix_for(x), texts), rollout, capabilities or _NOTHING)
+        return self._prefix_for(x), *texts
+
+    def written(self, draft: Draft, rollout: int = 0, capabilities: Capabilities | None = None) -> LMRequest:
+        """`request`, of a draft."""
+        prefix, *texts = draft
+        return self._build(self._layout.fill(prefix, texts), rollout, capabilities or _NOTHING)
 
     def content_free(self, x: Schema, rollout: int = 0, capabilities: Capabilities | None = None) -> LMRequest:
         """`x`'s request with every input field replaced by `CONTENT_FREE`, under the same demonstrations."""
@@ -158,7 +170,7 @@ class PreparedModule:
         if self._prefix is not None:
             return self._prefix
         demos = self.settings.demos.select(x.model_dump(mode="json", include=set(self._inputs)))
-        return self._layout.prefix(self._last(demos))
+        return self._layout.prefix(self._last(demos), fixed=False)
 
     def _last(self, demos: tuple[Demo, ...]) -> tuple[Demo, ...]:
         k = self.settings.demos_k

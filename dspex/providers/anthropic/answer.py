@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from dspex.lm.types import Delta, LMResponse, RateLimits, Stop, ToolCall, Usage
 from dspex.providers.anthropic.request import STATE
-from dspex.providers.reading import arguments_in, count, input_of, state_of
+from dspex.providers.reading import CallParts, arguments_in, count, input_of, state_of, text_of
 
 _STOPS: dict[object, Stop] = {
     "end_turn": "stop",
@@ -45,7 +45,7 @@ def answer(message: Mapping[str, Any], limits: RateLimits | None = None) -> LMRe
         if kind == "text":
             text.append(block["text"])
         elif kind == "tool_use":
-            calls.append(ToolCall(block["id"], block["name"], arguments_in(block["input"])))
+            calls.append(ToolCall(text_of(block["id"]), text_of(block["name"]), arguments_in(block["input"])))
         elif kind == "thinking":
             thoughts.append(block["thinking"])
         plain = plain and kind in _PLAIN
@@ -85,6 +85,7 @@ class Assembly:
         self.ended = False
         self._message: dict[str, Any] = {}
         self._blocks: dict[int, tuple[dict[str, Any], dict[str, list[str]]]] = {}
+        self._calls = CallParts()
 
     def feed(self, event: Mapping[str, Any]) -> Delta | None:
         """What an event adds to the answer; None where it adds nothing that shows.
@@ -97,19 +98,31 @@ class Assembly:
             block, parts = self._blocks[event["index"]]
             delta = event["delta"]
             if delta["type"] == "text_delta":
-                parts.setdefault("text", []).append(delta["text"])
-                return Delta(delta["text"])
+                text = text_of(delta["text"])
+                parts.setdefault("text", []).append(text)
+                return Delta(text)
             if delta["type"] == "thinking_delta":
-                parts.setdefault("thinking", []).append(delta["thinking"])
-                return Delta(reasoning=delta["thinking"])
+                text = text_of(delta["thinking"])
+                parts.setdefault("thinking", []).append(text)
+                return Delta(reasoning=text)
             if delta["type"] == "input_json_delta":
-                parts.setdefault("input", []).append(delta["partial_json"])
-            elif delta["type"] == "signature_delta":
-                parts.setdefault("signature", []).append(delta["signature"])
+                text = text_of(delta["partial_json"])
+                parts.setdefault("input", []).append(text)
+                return self._calls.more(event["index"], text)
+            if delta["type"] == "signature_delta":
+                parts.setdefault("signature", []).append(text_of(delta["signature"]))
             elif delta["type"] == "citations_delta":
                 block["citations"] = [*(block.get("citations") or ()), delta["citation"]]
         elif kind == "content_block_start":
-            self._blocks[event["index"]] = (dict(event["content_block"]), {})
+            block = dict(event["content_block"])
+            self._blocks[event["index"]] = (block, {})
+            if block["type"] == "tool_use":
+                return self._calls.begin(event["index"], block["id"], block["name"])
+            # Here these are empty, except with servers that begin with what they have.
+            return Delta(text_of(block.get("text") or ""), text_of(block.get("thinking") or ""))
+        elif kind == "content_block_stop":
+            block, _ = self._blocks[event["index"]]
+            return self._calls.end(event["index"], arguments_in(block.get("input") or {}))
         elif kind == "message_start":
             self._message = dict(event["message"])
         elif kind == "message_delta":
@@ -124,7 +137,7 @@ class Assembly:
     def message(self) -> dict[str, Any]:
         """The whole message."""
         content: list[dict[str, Any]] = []
-        for _, (block, parts) in sorted(self._blocks.items(), key=lambda item: item[0]):
+        for block, parts in self._blocks.values():
             for key, pieces in parts.items():
                 whole = "".join(pieces)
                 block[key] = input_of(whole) if key == "input" else str(block.get(key) or "") + whole

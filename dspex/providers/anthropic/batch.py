@@ -36,6 +36,8 @@ class MessageBatches:
         outcome: Reads the result of one request.
     """
 
+    most = (MOST_REQUESTS, MOST_BYTES - len(as_body({"requests": []})))
+
     def __init__(
         self,
         client: Client,
@@ -50,6 +52,20 @@ class MessageBatches:
         self._reading = reading
         self._outcome = outcome
 
+    def size(self, request: LMRequest) -> int:
+        """Bytes of the entry of `request`, wherever it stands, with the comma after it.
+
+        Raises:
+            RequestRejected: DX4201, as `submit`.
+        """
+        return len(as_body(self._entry(MOST_REQUESTS, request))) + 1
+
+    def _entry(self, index: int, request: LMRequest) -> dict[str, object]:
+        name = request_id(index, self._reading(request))
+        if len(name) > _LONGEST_ID:
+            raise self._client.incapable("so many stop texts of nothing but blanks, in a batch")
+        return {"custom_id": name, "params": self._body(request)}
+
     async def submit(self, requests: Sequence[LMRequest]) -> str:
         """Hand in requests; the batch's id.
 
@@ -57,13 +73,7 @@ class MessageBatches:
             RequestRejected: DX4201 a request needs what the model cannot, or what an id cannot say; DX4212 too few or
                 too many.
         """
-        names = [request_id(index, self._reading(request)) for index, request in enumerate(requests)]
-        if any(len(name) > _LONGEST_ID for name in names):
-            raise self._client.incapable("so many stop texts of nothing but blanks, in a batch")
-        asked = [
-            {"custom_id": name, "params": self._body(request)} for name, request in zip(names, requests, strict=True)
-        ]
-        content = as_body({"requests": asked})
+        content = as_body({"requests": [self._entry(index, request) for index, request in enumerate(requests)]})
         check_size(len(requests), len(content), MOST_REQUESTS, MOST_BYTES)
         reply = await self._client.send(self._url, content)
         batch = self._client.json(reply.body, self._url).get("id")

@@ -166,7 +166,7 @@ class AnthropicModel(BatchedModel):
     def _failure(self, data: Mapping[str, Any], headers: Mapping[str, str]) -> LMError:
         """The error that came without a status of its own."""
         error: object = data.get("error")
-        kind = cast("dict[str, object]", error).get("type") if isinstance(error, dict) else None
+        kind = str(cast("dict[str, object]", error).get("type")) if isinstance(error, dict) else ""
         return self._client.refusal(Reply(_STATUS.get(kind, 500), headers, to_json(data)), self._url)
 
     def _outcome(self, result: Mapping[str, Any], reading: Reading) -> LMResponse | LMError:

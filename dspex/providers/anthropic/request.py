@@ -38,7 +38,7 @@ def request_body(request: LMRequest, served: Served, known: Claude | None) -> di
     """
     served.check(request)
     client = served.client
-    system, turns = _conversation(request.messages, client)
+    system, turns = _conversation(request.messages, served)
     body: dict[str, Any] = {"model": served.model, "max_tokens": request.max_tokens, "messages": turns}
     if system:
         body["system"] = system
@@ -82,15 +82,16 @@ def _tool_choice(request: LMRequest) -> dict[str, object]:
 
 
 def _conversation(
-    messages: tuple[Message, ...], client: Client
+    messages: tuple[Message, ...], served: Served
 ) -> tuple[str | list[dict[str, Any]], list[dict[str, Any]]]:
     """System text and turns. Neighbours of one role become one turn: all results of a turn's calls must be together."""
+    client = served.client
     leading = 0
     while leading < len(messages) and messages[leading].role == "system":
         leading += 1
     marks: list[dict[str, Any]] = []
     system: str | list[dict[str, Any]]
-    if leading == 1 and not messages[0].cache_point:
+    if leading == 1 and not (messages[0].cache_point and served.prompt_cache):
         system = messages[0].content
     else:
         system = [block for message in messages[:leading] for block in _blocks(message, client, marks)]
@@ -100,14 +101,14 @@ def _conversation(
             raise client.incapable("system messages after the first turn")
         role = "assistant" if message.role == "assistant" else "user"
         plain = message.role != "tool" and not (
-            message.attachments or message.tool_calls or message.state or message.cache_point
+            message.attachments or message.tool_calls or message.state or (message.cache_point and served.prompt_cache)
         )
         content = message.content if plain else _blocks(message, client, marks)
         if turns and turns[-1]["role"] == role:
             turns[-1]["content"] = _as_list(turns[-1]["content"]) + _as_list(content)
         else:
             turns.append({"role": role, "content": content})
-    for block in marks[-_CACHE_POINTS:]:
+    for block in marks[-_CACHE_POINTS:] if served.prompt_cache else ():
         block["cache_control"] = {"type": "ephemeral"}
     return system, turns
 

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from dspex.lm.types import Delta, LMResponse, RateLimits, Stop, ToolCall, Usage
 from dspex.providers.bedrock.request import STATE
-from dspex.providers.reading import arguments_in, count, input_of, state_of
+from dspex.providers.reading import CallParts, arguments_in, count, input_of, state_of, text_of
 
 _STOPS: dict[object, Stop] = {
     "end_turn": "stop",
@@ -44,7 +44,7 @@ def answer(data: Mapping[str, Any], limits: RateLimits | None = None) -> LMRespo
             text.append(block["text"])
         elif "toolUse" in block:
             use = block["toolUse"]
-            calls.append(ToolCall(use["toolUseId"], use["name"], arguments_in(use["input"])))
+            calls.append(ToolCall(text_of(use["toolUseId"]), text_of(use["name"]), arguments_in(use["input"])))
         elif "citationsContent" in block:
             text += [part["text"] for part in block["citationsContent"].get("content", ())]
         else:
@@ -82,7 +82,9 @@ class Assembly:
     def __init__(self) -> None:
         self.ended = False
         self._blocks: dict[int, dict[str, list[str]]] = {}
-        self._calls: dict[int, dict[str, Any]] = {}
+        self._uses: dict[int, dict[str, Any]] = {}
+        self._redacted: dict[int, bytes] = {}
+        self._calls = CallParts()
         self._data: dict[str, Any] = {}
 
     def feed(self, kind: str, event: Mapping[str, Any]) -> Delta | None:
@@ -92,22 +94,33 @@ class Assembly:
             MALFORMED: it is no event of this format.
         """
         if kind == "contentBlockDelta":
-            parts = self._blocks.setdefault(event["contentBlockIndex"], {})
+            block: int = event["contentBlockIndex"]
+            parts = self._blocks.setdefault(block, {})
             delta = event["delta"]
             if "text" in delta:
-                parts.setdefault("text", []).append(delta["text"])
-                return Delta(delta["text"])
+                text = text_of(delta["text"])
+                parts.setdefault("text", []).append(text)
+                return Delta(text)
             if "toolUse" in delta:
-                parts.setdefault("input", []).append(delta["toolUse"]["input"])
-            elif "reasoningContent" in delta:
-                for key, value in delta["reasoningContent"].items():
-                    parts.setdefault(f"reasoning.{key}", []).append(value)
-                shown = delta["reasoningContent"].get("text")
-                return Delta(reasoning=shown) if shown else None
+                text = text_of(delta["toolUse"]["input"])
+                parts.setdefault("input", []).append(text)
+                return self._calls.more(block, text)
+            if "reasoningContent" in delta:
+                thought = delta["reasoningContent"]
+                for key, value in thought.items():
+                    if key == "redactedContent":
+                        self._redacted[block] = self._redacted.get(block, b"") + base64.b64decode(value)
+                    else:
+                        parts.setdefault(f"reasoning.{key}", []).append(text_of(value))
+                return Delta(reasoning=thought.get("text", ""))
         elif kind == "contentBlockStart":
-            self._blocks.setdefault(event["contentBlockIndex"], {})
+            block = event["contentBlockIndex"]
+            self._blocks.setdefault(block, {})
             if "toolUse" in event["start"]:
-                self._calls[event["contentBlockIndex"]] = dict(event["start"]["toolUse"])
+                use = self._uses[block] = dict(event["start"]["toolUse"])
+                return self._calls.begin(block, use["toolUseId"], use["name"])
+        elif kind == "contentBlockStop":
+            return self._calls.end(event["contentBlockIndex"])
         elif kind == "messageStop":
             self._data["stopReason"] = event["stopReason"]
             self.ended = True
@@ -117,17 +130,15 @@ class Assembly:
 
     def answer(self) -> dict[str, Any]:
         """The whole answer."""
-        content = [self._block(index) for index in sorted(self._blocks)]
+        content = [self._block(index) for index in self._blocks]
         return {**self._data, "output": {"message": {"content": content}}}
 
     def _block(self, index: int) -> dict[str, Any]:
         parts = {key: "".join(pieces) for key, pieces in self._blocks[index].items()}
-        if index in self._calls:
-            return {"toolUse": {**self._calls[index], "input": input_of(parts.get("input", ""))}}
-        if "reasoning.redactedContent" in parts:
-            pieces = self._blocks[index]["reasoning.redactedContent"]
-            whole = b"".join(base64.b64decode(piece) for piece in pieces)
-            return {"reasoningContent": {"redactedContent": base64.b64encode(whole).decode()}}
+        if index in self._uses:
+            return {"toolUse": {**self._uses[index], "input": input_of(parts.get("input", ""))}}
+        if index in self._redacted:
+            return {"reasoningContent": {"redactedContent": base64.b64encode(self._redacted[index]).decode()}}
         if "reasoning.text" in parts or "reasoning.signature" in parts:
             said = {"text": parts.get("reasoning.text", "")}
             if "reasoning.signature" in parts:

@@ -37,7 +37,7 @@ from dspex.providers.bedrock.credentials import aws_credentials, aws_region, cre
 from dspex.providers.bedrock.eventstream import Frame, FrameReader
 from dspex.providers.bedrock.request import request_body
 from dspex.providers.bedrock.sigv4 import Credentials, Signer
-from dspex.providers.http import Client, Words, words
+from dspex.providers.http import Client, Words, renewed, words
 from dspex.providers.keys import base_url_for, key_for
 from dspex.providers.rate_headers import rate_limits
 from dspex.providers.reading import MALFORMED, Flow, Reading
@@ -201,7 +201,7 @@ class BedrockModel(ServedModel):
         return Reading.of(request, () if self._known is None else blank_stops(request.stop))
 
     def _headers(self, url: str, body: bytes) -> dict[str, str]:
-        access = self._access()
+        access = renewed(self._access)
         for secret in _secrets(access):
             self._client.redact.learn(secret)
         if isinstance(access, Credentials):

@@ -53,7 +53,7 @@ def request_body(request: LMRequest, served: Served, known: Claude | None) -> di
     """
     served.check(request)
     client = served.client
-    system, turns = _Conversation(request.messages, client).parts()
+    system, turns = _Conversation(request.messages, served).parts()
     body: dict[str, Any] = {"messages": turns}
     if system:
         body["system"] = system
@@ -135,11 +135,11 @@ def _add_tools(
 class _Conversation:
     """System text and turns of a request; neighbours of one role become one turn, as Converse wants them."""
 
-    def __init__(self, messages: tuple[Message, ...], client: Client) -> None:
+    def __init__(self, messages: tuple[Message, ...], served: Served) -> None:
         self._messages = messages
-        self._client = client
+        self._client = served.client
         self._documents = 0
-        marked = [index for index, message in enumerate(messages) if message.cache_point]
+        marked = [index for index, message in enumerate(messages) if message.cache_point and served.prompt_cache]
         self._marks = frozenset(marked[-_CACHE_POINTS:])
 
     def parts(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from pydantic_core import from_json
 
-from dspex.lm.types import Delta, LMResponse, RateLimits, Stop, TokenLogprob, ToolCall, Usage
+from dspex.lm.types import Delta, LMResponse, RateLimits, Stop, TokenLogprob, ToolCall, Usage, whole_calls
 from dspex.providers.gemini.request import STATE
 from dspex.providers.http import Words, words
 from dspex.providers.reading import MALFORMED, arguments_in, count, state_of, text_of
@@ -41,7 +41,7 @@ class Assembly:
 
     def __init__(self) -> None:
         self.began = False
-        self.finish: object = None
+        self.finish: str | None = None
         self.blocked = ""
         self._texts: list[str] = []
         self._thoughts: list[str] = []
@@ -72,9 +72,10 @@ class Assembly:
             return Delta()
         candidate: dict[str, Any] = data["candidates"][0]
         self.began = True
-        self.finish = candidate.get("finishReason") or self.finish
+        self.finish = text_of(candidate.get("finishReason") or "") or self.finish
         content: dict[str, Any] = candidate.get("content") or {}
         text = reasoning = ""
+        known = len(self._calls)
         for part in cast("list[dict[str, Any]]", content.get("parts") or []):
             said = text_of(part.get("text", ""))
             if part.get("thought"):
@@ -88,7 +89,7 @@ class Assembly:
             self._thoughts.append(reasoning)
         if candidate.get("logprobsResult"):
             self._logprobs = (self._logprobs or []) + _logprobs(candidate["logprobsResult"])
-        return Delta(text, reasoning)
+        return Delta(text, reasoning, calls=whole_calls(tuple(self._calls))[known:])
 
     def _keep(self, part: dict[str, Any]) -> None:
         signed = "thoughtSignature" in part

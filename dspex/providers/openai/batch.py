@@ -56,6 +56,8 @@ class FileBatches:
         read: The answer in the body of a response.
     """
 
+    most = (MOST_REQUESTS, MOST_BYTES)
+
     def __init__(
         self,
         client: Client,
@@ -72,6 +74,14 @@ class FileBatches:
         self._reading = reading
         self._read = read
 
+    def size(self, request: LMRequest) -> int:
+        """Bytes of the line of `request`, wherever it stands.
+
+        Raises:
+            RequestRejected: DX4201: it needs what the model cannot.
+        """
+        return len(self._line(MOST_REQUESTS, request))
+
     async def submit(self, requests: Sequence[LMRequest]) -> str:
         """Upload `requests` and start a batch of them; its id.
 
@@ -84,7 +94,12 @@ class FileBatches:
         form = _form({"purpose": b"batch"}, "batch.jsonl", content, boundary)
         url = self._site.file("/files")
         headers = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
-        file = self._client.json((await self._client.send(url, form, headers)).body, url)
+        try:
+            file = self._client.json((await self._client.send(url, form, headers)).body, url)
+        except LMError as error:
+            # A file costs nothing: nobody was asked anything yet.
+            error.sent = "no"
+            raise
         url = self._site.file("/batches")
         order = {"input_file_id": file.get("id"), "endpoint": self._endpoint, "completion_window": "24h"}
         batch = self._client.json((await self._client.send(url, to_json(order))).body, url)

@@ -112,7 +112,8 @@ class OpenAIModel(BatchedModel):
 
     def _add(self, assembly: Assembly, text: str, headers: Mapping[str, str], url: str) -> Delta | None:
         chunk = self._client.json(text, url)
-        error = error_of(chunk)
+        # Nearly no chunk has the word, and to look for it is quicker than to look into each.
+        error = error_of(chunk) if '"error"' in text else None
         if error is not None:
             raise failure(self._client, error, headers, url)
         try:
@@ -129,8 +130,9 @@ class OpenAIModel(BatchedModel):
         return request_body(request, self._served, self._dialect, stream)
 
     def _reading(self, request: LMRequest) -> Reading:
-        told = self._dialect.sampling or request.prompt is not None
-        return Reading.of(request, () if told else request.stop)
+        if request.prompt is not None:
+            return Reading.of(request)._replace(bare=True)
+        return Reading.of(request, () if self._dialect.sampling else request.stop)
 
     def _answer(
         self, data: Mapping[str, Any], reading: Reading, headers: Mapping[str, str], url: str, raw: bool = False

@@ -6,13 +6,12 @@ Source: OpenAI API reference, "Chat", "The chat completion object", "The chat co
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, cast
 
-from pydantic_core import to_json
-
-from dspex.lm.types import Delta, LMResponse, Stop, TokenLogprob, ToolCall, Usage
+from dspex.lm.types import CallDelta, Delta, LMResponse, Stop, TokenLogprob, ToolCall, Usage
 from dspex.providers.openai.chat_request import STATE, Dialect
-from dspex.providers.reading import count, state_of, text_of, token_logprob
+from dspex.providers.reading import arguments_in, count, state_of, text_of, token_logprob
 
 _STOPS: dict[object, Stop] = {
     "stop": "stop",
@@ -85,10 +84,8 @@ def parts_of(parts: list[dict[str, Any]]) -> tuple[str, str]:
 
 def _call(call: dict[str, Any]) -> ToolCall:
     named = call["function"]
-    arguments: object = named["arguments"]
     # Some servers send the arguments as an object.
-    written = arguments if isinstance(arguments, str) else to_json(arguments).decode()
-    return ToolCall(text_of(call["id"]), text_of(named["name"]), written)
+    return ToolCall(text_of(call["id"]), text_of(named["name"]), arguments_in(named["arguments"]))
 
 
 def _logprobs(data: object) -> tuple[TokenLogprob, ...] | None:
@@ -131,6 +128,15 @@ def usage_of(data: object) -> Usage | None:
     )
 
 
+@dataclass(slots=True)
+class _Call:
+    """A tool call as far as it has come."""
+
+    id: str = ""
+    name: str = ""
+    arguments: list[str] = field(default_factory=list[str])
+
+
 class Assembly:
     """Puts the chunks of a stream together to the body that would have come in one piece.
 
@@ -144,7 +150,8 @@ class Assembly:
         self._text: list[str] = []
         self._reasoning: list[str] = []
         self._refusal: list[str] = []
-        self._calls: dict[int, dict[str, Any]] = {}
+        self._calls: list[_Call] = []
+        self._places: dict[int, int] = {}
         self._tokens: list[Any] = []
         self._raw_tokens: dict[str, list[Any]] = {}
         self._details: list[dict[str, Any]] = []
@@ -174,8 +181,9 @@ class Assembly:
             text = text_of(choice.get("text") or "")
             self._text.append(text)
             return Delta(text) if text else None
-        logprobs: dict[str, list[Any] | None] = choice.get("logprobs") or {}
-        self._tokens += logprobs.get("content") or ()
+        logprobs: dict[str, list[Any] | None] | None = choice.get("logprobs")
+        if logprobs:
+            self._tokens += logprobs.get("content") or ()
         delta: dict[str, Any] = choice.get("delta") or {}
         content: object = delta.get("content") or ""
         thought: object = delta.get("reasoning_content") or delta.get("reasoning") or ""
@@ -183,27 +191,39 @@ class Assembly:
             content, inner = parts_of(cast("list[dict[str, Any]]", content))
             thought = thought or inner
         text, reasoning, refusal = text_of(content), text_of(thought), text_of(delta.get("refusal") or "")
-        for pieces, piece in ((self._text, text), (self._reasoning, reasoning), (self._refusal, refusal)):
-            if piece:
-                pieces.append(piece)
-        for place, piece in enumerate(delta.get("tool_calls") or ()):
-            self._call(place, piece)
+        if text:
+            self._text.append(text)
+        if reasoning:
+            self._reasoning.append(reasoning)
+        if refusal:
+            self._refusal.append(refusal)
+        pieces: list[dict[str, Any]] = delta.get("tool_calls") or []
+        calls = tuple([self._call(place, piece) for place, piece in enumerate(pieces)]) if pieces else ()
         if "reasoning_details" in self._kept:
             for detail in delta.get("reasoning_details") or ():
                 self._detail(detail)
         visible = text or ("" if self._text else refusal)
-        return Delta(visible, reasoning) if visible or reasoning else None
+        return Delta(visible, reasoning, calls=calls) if visible or reasoning or calls else None
 
-    def _call(self, place: int, piece: Mapping[str, Any]) -> None:
+    def _call(self, place: int, piece: Mapping[str, Any]) -> CallDelta:
         index = piece.get("index")
+        index = place if index is None else int(index)
         named: dict[str, Any] = piece.get("function") or {}
-        call = self._calls.setdefault(
-            place if index is None else int(index), {"id": "", "function": {"name": "", "arguments": ""}}
-        )
-        call["id"] = piece.get("id") or call["id"]
-        call["function"]["name"] += text_of(named.get("name") or "")
-        arguments = named.get("arguments") or ""
-        call["function"]["arguments"] += arguments if isinstance(arguments, str) else to_json(arguments).decode()
+        call_id, name = text_of(piece.get("id") or ""), text_of(named.get("name") or "")
+        given: object = named.get("arguments")
+        arguments = "" if given is None else arguments_in(given)
+        at = self._places.get(index)
+        # Some servers give all calls the same index.
+        if at is None or (call_id and name and self._calls[at].id not in ("", call_id)):
+            at = self._places[index] = len(self._calls)
+            self._calls.append(_Call())
+        call = self._calls[at]
+        # Some servers repeat it in each piece.
+        call_id = "" if call.id else call_id
+        call.id += call_id
+        call.name += name
+        call.arguments.append(arguments)
+        return CallDelta(at, call_id, name, arguments)
 
     def _detail(self, detail: dict[str, Any]) -> None:
         last = self._details[-1] if self._details else {}
@@ -227,7 +247,10 @@ class Assembly:
                 "reasoning": "".join(self._reasoning),
             }
             if self._calls:
-                message["tool_calls"] = [self._calls[index] for index in sorted(self._calls)]
+                message["tool_calls"] = [
+                    {"id": call.id, "function": {"name": call.name, "arguments": "".join(call.arguments)}}
+                    for call in self._calls
+                ]
             if "reasoning_content" in self._kept:
                 message["reasoning_content"] = message["reasoning"]
             if self._details:

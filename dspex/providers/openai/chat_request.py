@@ -15,6 +15,7 @@ from pydantic_core import from_json, to_json
 
 from dspex.lm.types import Attachment, LMRequest, Message, ToolSpec
 from dspex.providers.asking import as_body, state_in, with_extra
+from dspex.providers.continuing import grammar, lead
 from dspex.providers.openai.schema import enforced_format, strict_schema
 from dspex.providers.served import Served
 from dspex.telemetry.events import Json
@@ -41,6 +42,9 @@ class Dialect:
         strict_tools: Whether a tool may be marked as strict.
         asks_usage: Whether a stream tells its usage only when asked to.
         kept: Fields of an answer's message that the server wants back with it in the next turn.
+        marks: Whether it takes marks for the prompt cache.
+        continues: How a raw prompt is continued by one of some choices: vLLM is given the ``choice``, llama.cpp a
+            ``grammar``; ``""`` where a server has no words for it.
     """
 
     limit: str = "max_tokens"
@@ -50,6 +54,8 @@ class Dialect:
     strict_tools: bool = False
     asks_usage: bool = True
     kept: tuple[str, ...] = ()
+    marks: bool = False
+    continues: Literal["", "choice", "grammar"] = ""
 
 
 def request_body(request: LMRequest, served: Served, dialect: Dialect, stream: bool = False) -> bytes:
@@ -69,15 +75,16 @@ def request_body(request: LMRequest, served: Served, dialect: Dialect, stream: b
     payload: dict[str, object] = {"model": served.model}
     raw = request.prompt is not None
     if raw:
-        if request.choices:
-            raise client.incapable("choices with a raw prompt")
         payload["prompt"] = request.prompt
         payload["max_tokens"] = request.max_tokens
+        if request.choices:
+            payload.update(_continuation(request, dialect, client))
     else:
+        marks = dialect.marks and served.prompt_cache
         payload["messages"] = [
             {"role": m.role, "content": m.content}
-            if not (m.attachments or m.tool_calls or m.tool_call_id or m.state)
-            else _message(m, dialect, client)
+            if not (m.attachments or m.tool_calls or m.tool_call_id or m.state or (marks and m.cache_point))
+            else _message(m, dialect, client, marks)
             for m in request.messages
         ]
         payload[dialect.limit] = request.max_tokens
@@ -109,12 +116,22 @@ def request_body(request: LMRequest, served: Served, dialect: Dialect, stream: b
             payload["tool_choice"] = request.tool_choice if request.tool_choice in ("none", "required") else named
         if not request.parallel_tools:
             payload["parallel_tool_calls"] = False
-    form = enforced_format(request.choices, request.json_schema if can.json_schema else None)
+    form = enforced_format(() if raw else request.choices, request.json_schema if can.json_schema else None)
     if form is None and request.json_mode and can.json_mode:
         form = _JSON_OBJECT
     if form is not None:
         large["response_format"] = form
     return written(payload, large, served.extra)
+
+
+def _continuation(request: LMRequest, dialect: Dialect, client: Client) -> dict[str, object]:
+    # " yes" rather than "yes" after "Answer:": that is how the model's own tokens continue a line.
+    before = lead(request.prompt)
+    if dialect.continues == "choice":
+        return {"structured_outputs": {"choice": [before + choice for choice in dict.fromkeys(request.choices)]}}
+    if dialect.continues == "grammar":
+        return {"grammar": grammar(request.choices, before)}
+    raise client.incapable("choices with a raw prompt")
 
 
 def written(payload: dict[str, object], large: dict[str, bytes], extra: Mapping[str, Json]) -> bytes:
@@ -130,15 +147,17 @@ def written(payload: dict[str, object], large: dict[str, bytes], extra: Mapping[
     return b"%b%b}" % (whole[:-1], b"".join(pieces)) if pieces else whole
 
 
-def _message(message: Message, dialect: Dialect, client: Client) -> dict[str, object]:
+def _message(message: Message, dialect: Dialect, client: Client, marks: bool) -> dict[str, object]:
     turn: dict[str, object] = {"role": message.role, "content": message.content}
-    if message.attachments:
+    marked = marks and message.cache_point and bool(message.content)
+    if message.attachments or marked:
         parts = [_part(attachment, client) for attachment in message.attachments]
         if message.content:
-            parts.append({"type": "text", "text": message.content})
+            mark = {"cache_control": {"type": "ephemeral"}} if marked else {}
+            parts.append({"type": "text", "text": message.content, **mark})
         turn["content"] = parts
     if message.tool_calls:
-        turn["content"] = message.content or None
+        turn["content"] = turn["content"] or None
         turn["tool_calls"] = [
             {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
             for call in message.tool_calls

@@ -72,6 +72,7 @@ PRESETS: dict[str, Preset] = {
             seed=True,
             tool_choice=True,
         ),
+        Dialect(continues="choice"),
         own=True,
     ),
     "llamacpp": Preset(
@@ -88,6 +89,7 @@ PRESETS: dict[str, Preset] = {
             logprobs=True,
             seed=True,
         ),
+        Dialect(continues="grammar"),
         own=True,
     ),
     "lmstudio": Preset(
@@ -105,7 +107,7 @@ PRESETS: dict[str, Preset] = {
         Capabilities(
             json_mode=True, tools=True, media=("image", "audio", "file"), reasoning=True, logprobs=True, seed=True
         ),
-        Dialect(reasoning="object", kept=("reasoning_details",)),
+        Dialect(reasoning="object", kept=("reasoning_details",), marks=True),
     ),
     "groq": Preset(
         "https://api.groq.com/openai/v1",

@@ -41,7 +41,7 @@ from dspex.providers.openai.errors import error_of, failure
 from dspex.providers.openai.schema import named_schema
 from dspex.providers.openai.site import CHAT, Site, openai_capabilities, openai_served, reasons
 from dspex.providers.rate_headers import rate_limits
-from dspex.providers.reading import MALFORMED, Flow, Reading, count, state_of, token_logprob
+from dspex.providers.reading import MALFORMED, CallParts, Flow, Reading, count, state_of, text_of, token_logprob
 from dspex.providers.served import Served
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class OpenAIResponsesModel(BatchedModel):
         """See `StreamingModel.stream`. An enforced choice comes whole, at the end of its object."""
         url, reading = self._url, self._reading(request)
         flow = Flow(reading)
-        thought = False
+        parts = _Parts()
         response: LMResponse | None = None
         async with aclosing(self._client.events(url, self._body(request, stream=True))) as events:
             async for event in events:
@@ -96,8 +96,8 @@ class OpenAIResponsesModel(BatchedModel):
                 kind = part.get("type")
                 if kind == "error":
                     # Its code stands beside its type, and the type is no kind of error.
-                    error = {"code": part.get("code"), "message": part.get("message")}
-                    raise failure(self._client, cast("Any", part.get("error")) or error, event.headers, url)
+                    error = error_of(part) or {"code": part.get("code"), "message": part.get("message")}
+                    raise failure(self._client, error, event.headers, url)
                 if kind in _ENDS:
                     data = part.get("response")
                     if not isinstance(data, dict):
@@ -106,17 +106,12 @@ class OpenAIResponsesModel(BatchedModel):
                     # Read on to the end of the body, which gives the connection back.
                     response = self._answer(whole, reading, event.headers, url)
                     continue
-                delta = part.get("delta")
-                if kind == "response.reasoning_summary_part.added" and thought:
-                    yield Delta(reasoning="\n\n")
-                elif not isinstance(delta, str):
-                    continue
-                elif kind in ("response.output_text.delta", "response.refusal.delta"):
-                    if (shown := flow.of(Delta(delta))) is not None:
-                        yield shown
-                elif kind in ("response.reasoning_summary_text.delta", "response.reasoning_text.delta"):
-                    thought = True
-                    yield Delta(reasoning=delta)
+                try:
+                    delta = parts.feed(part)
+                except MALFORMED as cause:
+                    raise self._client.misshapen(event.data, url) from cause
+                if delta is not None and (shown := flow.of(delta)) is not None:
+                    yield shown
         if response is None:
             raise self._client.broken(url, "the stream ended without response.completed")
         yield flow.last(response)
@@ -228,6 +223,41 @@ def _tools(tools: tuple[ToolSpec, ...]) -> bytes:
     return to_json([{"type": "function", **function(tool)} for tool in tools])
 
 
+class _Parts:
+    """What the events of a stream show of an answer that comes whole at its end."""
+
+    def __init__(self) -> None:
+        self._thought = False
+        self._calls = CallParts()
+
+    def feed(self, event: Mapping[str, Any]) -> Delta | None:
+        """What an event shows; None for nothing.
+
+        Raises:
+            MALFORMED: it is no event of this format.
+        """
+        kind, delta = event.get("type"), event.get("delta")
+        if kind == "response.output_item.added":
+            item: dict[str, Any] = event.get("item") or {}
+            if item.get("type") != "function_call":
+                return None
+            return self._calls.begin(event.get("output_index"), item.get("call_id") or "", item.get("name") or "")
+        if kind == "response.function_call_arguments.done":
+            return self._calls.end(event.get("output_index"), text_of(event.get("arguments") or ""))
+        if kind == "response.reasoning_summary_part.added" and self._thought:
+            return Delta(reasoning="\n\n")
+        if not isinstance(delta, str):
+            return None
+        if kind in ("response.output_text.delta", "response.refusal.delta"):
+            return Delta(delta)
+        if kind in ("response.reasoning_summary_text.delta", "response.reasoning_text.delta"):
+            self._thought = True
+            return Delta(reasoning=delta)
+        if kind == "response.function_call_arguments.delta":
+            return self._calls.more(event.get("output_index"), delta)
+        return None
+
+
 def _read(data: Mapping[str, Any], logprobs: bool) -> LMResponse:
     status: object = data["status"]
     output: list[dict[str, Any]] = data["output"]
@@ -246,7 +276,7 @@ def _read(data: Mapping[str, Any], logprobs: bool) -> LMResponse:
                     text += part["text"]
                     tokens += [token_logprob(entry) for entry in part.get("logprobs") or ()]
         elif kind == "function_call":
-            calls.append(ToolCall(item["call_id"], item["name"], item["arguments"]))
+            calls.append(ToolCall(text_of(item["call_id"]), text_of(item["name"]), text_of(item["arguments"])))
         elif kind == "reasoning":
             kept = True
             thoughts += [part["text"] for part in item.get("summary") or ()]

@@ -71,6 +71,7 @@ class Connection(asyncio.Protocol):
         self._loop = loop
         self._state: State = "idle"
         self._buffer = b""
+        self._at = 0
         self._left = 0
         self._pieces: deque[bytes] = deque()
         self._held = 0
@@ -105,13 +106,15 @@ class Connection(asyncio.Protocol):
             self.cut()
             return
         self._buffer = self._buffer + data if self._buffer else data
+        self._at = 0
         try:
-            while self._buffer and self._step():
+            while self._at < len(self._buffer) and self._step():
                 pass
         except Malformed as wrong:
             self._fail(wrong)
             self.cut()
             return
+        self._buffer = self._buffer[self._at :]
         self._wake()
         if self._held > _HELD and not self._held_back and self.transport is not None:
             self._held_back = True
@@ -239,36 +242,44 @@ class Connection(asyncio.Protocol):
 
     def _step(self) -> bool:
         """Take the next part from the buffer; False when more has to come first."""
-        state, buffer = self._state, self._buffer
+        state, buffer, at = self._state, self._buffer, self._at
         if state == "head":
             return self._head()
         if state in ("length", "chunk"):
-            piece = buffer[: self._left]
-            self._buffer = buffer[len(piece) :]
+            piece = buffer[at : at + self._left]
+            self._at = at + len(piece)
             self._left -= len(piece)
             self._keep(piece)
             if self._left == 0:
                 self._state = "done" if state == "length" else "mark"
             return True
         if state == "end":
-            self._buffer = b""
-            self._keep(buffer)
+            self._at = len(buffer)
+            self._keep(buffer[at:])
             return False
         if state == "done":
             # More than was asked for; the connection is not used again.
             return False
-        line, found, rest = buffer.partition(b"\r\n")
-        if not found:
-            if len(buffer) > _LONGEST_HEAD:
+        end = buffer.find(b"\r\n", at)
+        if end < 0:
+            if len(buffer) - at > _LONGEST_HEAD:
                 raise Malformed
             return False
-        self._buffer = rest
+        line = buffer[at:end]
+        self._at = end + 2
         if state == "size":
             digits = line.partition(b";")[0].strip()
             if not _SIZE.fullmatch(digits):
                 raise Malformed
             self._left = int(digits, 16)
             self._state = "chunk" if self._left else "trailer"
+            start = end + 2
+            end = start + self._left
+            if self._left and buffer.startswith(b"\r\n", end):
+                # It is here with its mark, as nearly every event of a stream is.
+                self._keep(buffer[start:end])
+                self._at = end + 2
+                self._state = "size"
         elif state == "mark":
             if line:
                 raise Malformed
@@ -282,12 +293,12 @@ class Connection(asyncio.Protocol):
         self._held += len(piece)
 
     def _head(self) -> bool:
-        head, found, rest = self._buffer.partition(b"\r\n\r\n")
+        head, found, rest = self._buffer[self._at :].partition(b"\r\n\r\n")
         if len(head) > _LONGEST_HEAD or not b"HTTP/1.".startswith(head[:7]):
             raise Malformed
         if not found:
             return False
-        self._buffer = rest
+        self._at = len(self._buffer) - len(rest)
         first, *lines = head.split(b"\r\n")
         status = _STATUS.fullmatch(first)
         if status is None:

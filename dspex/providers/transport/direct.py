@@ -158,6 +158,14 @@ def route_to(url: str, verify: bool | str, cert: str | tuple[str, str] | None, p
     """How `url` is reached with these settings; certificates are read where TLS is spoken."""
     through = proxy_for(url, proxy)
     secure = "https" in (urlsplit(url).scheme, urlsplit(through or "").scheme)
+    if not secure and (cert is not None or (isinstance(verify, str) and verify)):
+        name = "verify=" if cert is None else "cert="
+        raise UsageError(
+            "DX8160",
+            f"{name} names a certificate, and over http:// there are none",
+            where=place(url),
+            fix=f"write https:// in base_url, or leave {name} out",
+        )
     return Route(through, tls_context(verify, cert) if secure else None)
 
 

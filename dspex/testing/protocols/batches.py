@@ -121,6 +121,11 @@ class OpenAIBatches(OpenAI):
             response = {"status_code": made.status, "request_id": f"req_{own}", "body": from_json(made.body)}
             line = {"id": f"batch_req_{own}", "custom_id": own, "response": response, "error": None}
             lines["output" if made.status == 200 else "error"].append(to_json(line))
+        for own in batch.items if batch.state == "expired" else ():
+            if own not in batch.results:
+                error = {"code": "batch_expired", "message": "This request could not be executed in time."}
+                line = {"id": f"batch_req_{own}", "custom_id": own, "response": None, "error": error}
+                lines["error"].append(to_json(line))
         for kind, written in lines.items():
             if written:
                 server.files[f"file-{kind}-{name}"] = (f"{name}_{kind}.jsonl", b"\n".join(written) + b"\n")
@@ -128,7 +133,7 @@ class OpenAIBatches(OpenAI):
 
 def _openai_batch(name: str, batch: Batch, server: Host) -> dict[str, object]:
     done = sum(made.status == 200 for made in batch.results.values())
-    states = {"waiting": "in_progress", "ended": "completed", "cancelled": "cancelled"}
+    states = {"waiting": "in_progress", "ended": "completed", "expired": "expired", "cancelled": "cancelled"}
     files = {
         f"{kind}_file_id": f"file-{kind}-{name}" if f"file-{kind}-{name}" in server.files else None
         for kind in ("output", "error")
@@ -161,8 +166,9 @@ class AnthropicBatches(Anthropic):
             return self.trouble(Trouble("route", message=f"batch {name} not found"))
         if verb == "results":
             lines = [to_json({"custom_id": own, "result": _result(made)}) for own, made in batch.results.items()]
-            if batch.state == "cancelled":
-                lines = [to_json({"custom_id": own, "result": {"type": "canceled"}}) for own in batch.items]
+            kind = "canceled" if batch.state == "cancelled" else "expired"
+            left = [own for own in batch.items if own not in batch.results]
+            lines += [to_json({"custom_id": own, "result": {"type": kind}}) for own in left]
             return Made(200, b"".join(line + b"\n" for line in lines), media_type="application/x-jsonl")
         if request.method == "DELETE":
             del server.batches[name]
@@ -211,7 +217,7 @@ def _message_batch(name: str, batch: Batch, request: MockRequest) -> dict[str, o
         "succeeded": done,
         "errored": len(batch.results) - done,
         "canceled": len(batch.items) if batch.state == "cancelled" else 0,
-        "expired": 0,
+        "expired": len(batch.items) - len(batch.results) if batch.state == "expired" else 0,
     }
     return {
         "id": name,

@@ -17,4 +17,4 @@ def _at(server: MockServer, capabilities: Capabilities | None = ABLE) -> Languag
 
 
 def gemini_subject() -> AbstractContextManager[Subject]:
-    return served(_at, one_call=False)
+    return served(_at, whole_calls=True, one_call=False)

@@ -17,4 +17,6 @@ def _at(server: MockServer, capabilities: Capabilities | None = ABLE) -> Languag
 
 
 def ollama_subject() -> AbstractContextManager[Subject]:
-    return served(_at, one_call=False, tool_choices=("auto", "none"), tells=(), codes={"filter": "DX4205"})
+    return served(
+        _at, whole_calls=True, one_call=False, tool_choices=("auto", "none"), tells=(), codes={"filter": "DX4205"}
+    )

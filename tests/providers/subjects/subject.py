@@ -52,6 +52,7 @@ class Subject:
         codes: Error codes by the name of a trouble, where they are not those of the suite's own table.
         tells: The figures of `Usage` that the protocol tells besides input and output.
         schema: Whether the protocol enforces a schema itself.
+        whole_calls: Whether a stream brings the arguments of a tool call in one piece.
         one_call: Whether the protocol can forbid several tool calls in one answer; one that cannot refuses to.
         tool_choices: Of ``auto``, ``none``, ``required`` and a tool's name (``clock``) those that the protocol has
             words for; the others are refused.
@@ -67,6 +68,7 @@ class Subject:
     codes: Mapping[str, str] = field(default_factory=dict[str, str])
     tells: tuple[str, ...] = ("cached_tokens", "reasoning_tokens")
     schema: bool = True
+    whole_calls: bool = False
     one_call: bool = True
     tool_choices: tuple[str, ...] = ("auto", "required", "clock", "none")
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Generator
 
 import pytest
 
-from dspex.lm.types import LMResponse, ToolCall, Usage
+from dspex.lm.model import LM, StreamingModel
+from dspex.lm.types import Capabilities, LMRequest, LMResponse, Message, ToolCall, ToolSpec, Usage
+from dspex.providers import open_model
 from dspex.testing import MockRequest, MockServer, Trouble, default_answer
 from dspex.testing.request import Said
 
+SCHEMA = '{"properties":{"city":{"type":"string"}},"required":["city"],"type":"object"}'
 REASONED = Usage(100, 40, 30, 25, 10)
 
 
@@ -30,6 +34,29 @@ def talk(request: MockRequest) -> Said:
         calls = [ToolCall(f"call_{i}", "weather", json.dumps({"city": city})) for i, city in enumerate(cities)]
         return LMResponse("", stop="tool_calls", tool_calls=tuple(calls))
     return default_answer(request)
+
+
+Told = list[tuple[str, str, list[str]]]
+"""Id, name and parts of the arguments of each tool call in a stream."""
+
+
+def told(model: str, base_url: str, key: str = "right") -> Told:
+    """What dspex tells of the calls for the weather in both cities."""
+
+    async def work() -> Told:
+        opened = open_model(LM(model, base_url=base_url, api_key=key, capabilities=Capabilities(tools=True)))
+        assert isinstance(opened, StreamingModel)
+        request = LMRequest((Message("user", "the weather in both"),), tools=(ToolSpec("weather", "", SCHEMA),))
+        calls = Told()
+        async for delta in opened.stream(request):
+            for part in delta.calls:
+                if part.name:
+                    calls.append((part.id, part.name, []))
+                calls[part.index][2].append(part.arguments)
+        await opened.aclose()
+        return calls
+
+    return asyncio.run(work())
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 
 from dspex.testing import Fault, MockServer, RateLimit
 
-from .conftest import REASONED
+from .conftest import REASONED, Told, told
 
 anthropic: Any = pytest.importorskip("anthropic")
 
@@ -88,6 +88,18 @@ def test_tools(client: Any) -> None:
     assert last.content[0].text.startswith("answer ")
     forced = client.messages.create(**asked("Hello", tools=[TOOL], tool_choice={"type": "tool", "name": "weather"}))
     assert isinstance(forced.content[0].input["city"], str)
+
+
+def test_a_streams_tool_calls_are_told_as_anthropic_tells_them(client: Any, server: MockServer) -> None:
+    calls = Told()
+    with client.messages.stream(**asked("the weather in both", tools=[TOOL])) as stream:
+        for event in stream:
+            if event.type == "content_block_start":
+                calls.append((event.content_block.id, event.content_block.name, [""]))
+            elif event.type == "input_json" and event.partial_json:
+                calls[-1][2].append(event.partial_json)
+    assert told("anthropic/m", server.root) == calls
+    assert len(calls) == 2
 
 
 def test_structured_output(client: Any) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from dspex.testing import Fault, MockServer
 
-from .conftest import REASONED, talk
+from .conftest import REASONED, Told, talk, told
 
 session: Any = pytest.importorskip("botocore.session")
 config: Any = pytest.importorskip("botocore.config")
@@ -100,6 +100,18 @@ def test_tools_and_structured_output(client: Any) -> None:
     }
     made = client.converse(**asked("Hello", outputConfig=wanted))
     assert set(json.loads(made["output"]["message"]["content"][0]["text"])) == {"city"}
+
+
+def test_a_streams_tool_calls_are_told_as_aws_tells_them(client: Any, server: MockServer) -> None:
+    calls = Told()
+    for event in client.converse_stream(**asked("the weather in both", toolConfig=TOOLS))["stream"]:
+        if begun := event.get("contentBlockStart"):
+            use = begun["start"]["toolUse"]
+            calls.append((use["toolUseId"], use["name"], [""]))
+        elif more := event.get("contentBlockDelta"):
+            calls[-1][2].append(more["delta"]["toolUse"]["input"])
+    assert told("bedrock/m", server.root, "AKIDMOCK") == calls
+    assert len(calls) == 2
 
 
 def test_errors(client: Any, server: MockServer) -> None:

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from dspex.testing import Fault, MockServer
 
-from .conftest import REASONED
+from .conftest import REASONED, Told, told
 
 openai: Any = pytest.importorskip("openai")
 
@@ -93,6 +93,30 @@ def test_tools(client: Any) -> None:
     assert [(call.id, call.function.name, call.function.arguments) for call in streamed] == called
     forced = client.chat.completions.create(model="m", messages=HELLO, tools=[TOOL], tool_choice="required")
     assert forced.choices[0].message.tool_calls[0].function.name == "weather"
+
+
+def test_a_streams_tool_calls_are_told_as_openai_tells_them(client: Any, server: MockServer) -> None:
+    calls = Told()
+    for chunk in client.chat.completions.create(
+        model="m", messages=said("the weather in both"), tools=[TOOL], stream=True
+    ):
+        for part in (chunk.choices and chunk.choices[0].delta.tool_calls) or ():
+            if part.id:
+                calls.append((part.id, part.function.name, []))
+            calls[-1][2].append(part.function.arguments)
+    assert told("openai/m", server.url) == calls
+    assert len(calls) == 2
+
+
+def test_streamed_responses_tell_their_calls_as_openai_tells_them(client: Any, server: MockServer) -> None:
+    calls = Told()
+    for event in client.responses.create(model="m", input="the weather in both", tools=[FLAT_TOOL], stream=True):
+        if event.type == "response.output_item.added":
+            calls.append((event.item.call_id, event.item.name, [""]))
+        elif event.type == "response.function_call_arguments.delta":
+            calls[-1][2].append(event.delta)
+    assert told("openai-responses/m", server.url) == calls
+    assert len(calls) == 2
 
 
 def test_structured_output_and_logprobs(client: Any) -> None:

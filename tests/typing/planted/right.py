@@ -71,6 +71,9 @@ assert_type(Note(text="x").weight, float)
 
 def search(data: dx.Dataset[Ask, Answer]) -> None:
     assert_type(bot.optimize(data, maximize=accuracy), QABot)
+    assert_type(dx.evaluate(bot, data, accuracy), dx.Evaluation[Ask, Answer])
+    dx.evaluate(bot, data, slow_accuracy, batch="nightly")
+    dx.evaluate(bot, data, lambda got, want: got.answer == want.answer, batch=dx.Batches("nightly", quiet=1))
     bot.optimize(data, maximize=slow_accuracy)
     bot.optimize(data, maximize=brief)
     bot.optimize(data, maximize=brief_too)

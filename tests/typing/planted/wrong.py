@@ -36,6 +36,8 @@ def search(data: dx.Dataset[Ask, Answer], notes: dx.Dataset[Answer, Note]) -> No
     bot.optimize(data, maximize=note_brief)  # WRONG metric
     bot.optimize(data, maximize=texts)  # WRONG metric
     bot.optimize(notes, maximize=accuracy)  # WRONG data
+    dx.evaluate(bot, data, note_accuracy)  # WRONG metric
+    dx.evaluate(bot, notes, accuracy)  # WRONG data
     bot.optimize(data, maximize=brief)
 
 
