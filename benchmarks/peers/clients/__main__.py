@@ -169,7 +169,7 @@ def main() -> None:
     figures: Figures = {}
     framework = [name for name in ("dspex", "dspy") if name in clients]
     if "instant" in parts:
-        figures |= instant(python, framework, rounds)
+        figures |= instant(python, [name for name in ("dspex", "raw", "dspy") if name in clients], rounds)
     if "http" in parts:
         cells = tuple(cell for cell in (FULL if args.full else SHORT) if args.only in cell.name)
         figures |= over_http(python, clients, cells, rounds, args.seconds)

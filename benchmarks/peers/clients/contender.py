@@ -50,7 +50,8 @@ def main() -> None:
 
         opened, instant, cached = ours.open_dspex, ours.instant, ours.cached
     else:
-        opened, instant, cached = peers.OPEN[name], peers.instant, peers.cached
+        opened, cached = peers.OPEN[name], peers.cached
+        instant = peers.handover if name == "raw" else peers.instant
 
     async def over_http(job: Job) -> dict[str, float]:
         async with opened(job) as ask:

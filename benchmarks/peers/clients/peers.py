@@ -7,6 +7,7 @@ import asyncio
 import importlib
 import json
 import ssl
+import threading
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -143,6 +144,34 @@ def instant(job: Job) -> dict[str, float]:
         for number in range(job.calls):
             predict(question=QUESTION.format(number))
         return {"sync": (time.process_time() - begun) / job.calls * 1e6, "async": asyncio.run(in_turn())}
+
+
+def handover(job: Job) -> dict[str, float]:
+    """Microseconds that a coroutine without work takes from synchronous code, in a loop's thread, and awaited."""
+
+    async def nothing(number: int) -> int:
+        return number
+
+    async def in_turn() -> float:
+        begun = time.process_time()
+        for number in range(job.calls):
+            await nothing(number)
+        return (time.process_time() - begun) / job.calls * 1e6
+
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        for number in range(100):
+            asyncio.run_coroutine_threadsafe(nothing(number), loop).result()
+        begun = time.process_time()
+        for number in range(job.calls):
+            asyncio.run_coroutine_threadsafe(nothing(number), loop).result()
+        return {"sync": (time.process_time() - begun) / job.calls * 1e6, "async": asyncio.run(in_turn())}
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
 
 
 async def cached(job: Job) -> float:
