@@ -5,20 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from dspex.cli.budget import budget_options
 from dspex.cli.output import DONE, channel, emit, envelope, error_document, exit_code, must_be_writable, note
+
+if TYPE_CHECKING:
+    from dspex.lm.spend import Budget
 
 
 @click.command("evaluate")
 @click.argument("target")
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("--metric", required=True, help="module:function taking (got, want).")
-@click.option("--budget-calls", type=click.IntRange(min=1), help="Calls at most.")
-@click.option("--budget-usd", type=click.FloatRange(min=0, min_open=True), help="US dollars at most.")
-@click.option("--budget-tokens", type=click.IntRange(min=1), help="Tokens at most.")
-@click.option("--budget-wall", help="Wall time at most, for example 90s, 4m or 1h.")
+@budget_options()
 @click.option("--lm", help="Model to use, for example local/smollm2.")
 @click.option("--concurrency", type=click.IntRange(min=1), help="Rows in work at once; 64, with --batch all of them.")
 @click.option(
@@ -43,10 +45,7 @@ def command(
     target: str,
     data: Path,
     metric: str,
-    budget_calls: int | None,
-    budget_usd: float | None,
-    budget_tokens: int | None,
-    budget_wall: str | None,
+    budget: Budget,
     lm: str | None,
     concurrency: int | None,
     batch: Path | None,
@@ -66,13 +65,11 @@ def command(
     from dspex.cli.targets import load_callable, load_compiled
     from dspex.evaluation.evaluation import evaluate
     from dspex.executor.batches import Batches
-    from dspex.lm.spend import Budget
 
     channel().seed = seed
     must_be_writable(output)
     program = load_compiled(target, imports=imports, key=key)
     score = load_callable(metric)
-    budget = Budget(calls=budget_calls, usd=budget_usd, tokens=budget_tokens, wall=budget_wall)
     found = evaluate(
         program,
         data,

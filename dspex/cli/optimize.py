@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dspex.cli.budget import budget_options
 from dspex.cli.output import BUDGET, DONE, FAULT, INTERRUPTED, channel, emit, must_be_writable, note
 from dspex.optimizers import names
 
 if TYPE_CHECKING:
     from dspex.cli.progress import Show
+    from dspex.lm.spend import Budget
     from dspex.program.program import Program
     from dspex.study.report import Report
     from dspex.study.stop import StopToken
@@ -134,10 +136,7 @@ def report_exit_code(status: str) -> int:
 @click.argument("target")
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("--metric", required=True, help="module:function taking (got, want).")
-@click.option("--budget-calls", type=click.IntRange(min=1), help="Calls at most, the held-out evaluation included.")
-@click.option("--budget-usd", type=click.FloatRange(min=0, min_open=True), help="US dollars at most.")
-@click.option("--budget-tokens", type=click.IntRange(min=1), help="Tokens at most.")
-@click.option("--budget-wall", help="Wall time at most, for example 90s, 4m or 1h.")
+@budget_options(calls="Calls at most, the held-out evaluation included.")
 @click.option(
     "--held-out", type=click.Path(path_type=Path), help="Held-out data of your own; otherwise a part of DATA."
 )
@@ -155,10 +154,7 @@ def command(
     target: str,
     data: Path,
     metric: str,
-    budget_calls: int | None,
-    budget_usd: float | None,
-    budget_tokens: int | None,
-    budget_wall: str | None,
+    budget: Budget,
     held_out: Path | None,
     lm: str | None,
     strategy: str,
@@ -173,19 +169,17 @@ def command(
     from dspex.cli.targets import load_callable, load_program
     from dspex.errors import UsageError
     from dspex.evaluation.dataset import load
-    from dspex.lm.spend import Budget
     from dspex.stores.sqlite import SqliteEventStore
     from dspex.study.loop import optimize_async
     from dspex.study.records import Origin
 
-    if budget_calls is None and budget_usd is None and budget_tokens is None and budget_wall is None:
+    if not budget:
         raise UsageError("DX8306", "a study needs a budget", fix="for example --budget-calls 500")
     channel().seed = seed
     must_be_writable(output, html)
     program = load_program(target)
     rows = load(data, program.input_schema, program.output_schema)
     apart = None if held_out is None else load(held_out, program.input_schema, program.output_schema)
-    budget = Budget(calls=budget_calls, usd=budget_usd, tokens=budget_tokens, wall=budget_wall)
     score = load_callable(metric)
     apart_path = None if held_out is None else str(held_out.resolve())
     origin = Origin(

@@ -48,3 +48,10 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Generator[MockServer]:
         # A process opens a model once; another server is another model.
         monkeypatch.setenv("DSPEX_LM", "openai/mock-" + running.url.rpartition(":")[2].removesuffix("/v1"))
         yield running
+
+
+@pytest.fixture
+def project(dspex: Invoke, server: MockServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ``dspex new`` makes, as the current folder; its model is the mock server's."""
+    assert dspex("new", "mybot").code == 0
+    monkeypatch.chdir("mybot")

@@ -14,12 +14,7 @@ from tests.cli.commands import Invoke, ended, read_until, spawn
 EVALUATE = ["evaluate", "bot:QABot", "train.jsonl", "--metric", "bot:accuracy"]
 
 
-@pytest.fixture(autouse=True)
-def _project(  # pyright: ignore[reportUnusedFunction]
-    dspex: Invoke, server: MockServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert dspex("new", "mybot").code == 0
-    monkeypatch.chdir("mybot")
+pytestmark = pytest.mark.usefixtures("project")
 
 
 def test_the_score_is_the_mean_of_the_rows(dspex: Invoke, server: MockServer) -> None:

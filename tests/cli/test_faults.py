@@ -197,10 +197,11 @@ def test_the_server_is_down(dspex: Invoke, server: MockServer) -> None:
 
 def test_a_study_that_fails_midway_says_what_it_spent(dspex: Invoke) -> None:
     with MockServer(capital) as server:
-        write_bot(lm=f"dx.LM('openai/mock', base_url={server.url!r}, api_key='x', retries=0, concurrency=1)")
+        write_bot(lm=f"dx.LM('openai/mock', base_url={server.url!r}, api_key='x', retries=0)")
         write_rows()
-        command = ["optimize", "bot:Bot", "train.jsonl", "--metric", "bot:broken", "--budget-calls", "200", "--json"]
-        ended = dspex(*command)
+        # One at a time: what else were in the air when the metric fails would be spent perhaps.
+        options = ["--budget-calls", "200", "--concurrency", "1", "--json"]
+        ended = dspex("optimize", "bot:Bot", "train.jsonl", "--metric", "bot:broken", *options)
     assert "no such score" in ended.refused(5, "DX6212")
     assert ended.json["spent"]["settled"]["calls"] == len(server.answered) > 0
     assert ended.json["study"] is not None

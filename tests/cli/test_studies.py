@@ -15,12 +15,7 @@ from tests.cli.commands import Ended, Invoke, ended, spawn
 OPTIMIZE = ["optimize", "bot:QABot", "train.jsonl", "--metric", "bot:accuracy", "--budget-calls", "150"]
 
 
-@pytest.fixture(autouse=True)
-def _project(  # pyright: ignore[reportUnusedFunction]
-    dspex: Invoke, server: MockServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert dspex("new", "mybot").code == 0
-    monkeypatch.chdir("mybot")
+pytestmark = pytest.mark.usefixtures("project")
 
 
 def check_report(done: Ended) -> dict[str, Any]:
