@@ -121,6 +121,7 @@ class ModelProcess:
         self._popen: subprocess.Popen[bytes] | None = None
         self._errors: IO[bytes] | None = None
         self._url = ""
+        self._ending = "it was closed"
         self.turns = Turns()
         self.clean = 0
         self.last: object = None
@@ -172,7 +173,7 @@ class ModelProcess:
 
     def _bury(self, popen: subprocess.Popen[bytes]) -> None:
         self._deaths.append(self._clock())
-        popen.wait()
+        self._ending = ending(popen.wait(), self._errors)
         _close_pipes(popen)
         self._popen = None
         self._close_files()
@@ -181,17 +182,20 @@ class ModelProcess:
         """How the child ended, waiting for that so many seconds; None when it runs."""
         popen, errors = self._popen, self._errors
         if popen is None:
-            return "it was closed"
+            return self._ending
         try:
-            code = popen.wait(within)
+            return ending(popen.wait(within), errors)
         except subprocess.TimeoutExpired:
             return None
-        return ending(code, errors)
+        except ValueError:
+            # Whoever starts another one has closed the file meanwhile, and read it before.
+            return self._ending
 
     def stop(self) -> None:
         """End the child; idempotent."""
         with self._lock:
             popen, self._popen = self._popen, None
+            self._ending = "it was closed"
             if popen is not None:
                 end(popen)
             self._close_files()

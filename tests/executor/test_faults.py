@@ -228,11 +228,15 @@ def test_no_answer_is_lost_and_every_attempt_is_counted(fault: Fault, ambiguous:
         totals = server.totals()
         requests = len(server.requests)
     assert done.results == [Answer(answer=f"re q{i}") for i in range(n)]
-    met = requests - n
-    assert (met > 0) == (ambiguous is not None)
-    assert done.attempts == requests
-    assert done.account.uncertain.calls == (met if ambiguous else 0)
-    assert done.account.settled.calls + done.account.uncertain.calls == requests
+    met = done.attempts - n
+    if ambiguous is None:
+        # A request may cross the end of its connection on the way; whether it arrived the client cannot know.
+        assert n <= requests <= done.attempts
+    else:
+        assert met > 0
+        assert done.attempts == requests
+    assert done.account.uncertain.calls == (0 if ambiguous is False else met)
+    assert done.account.settled.calls + done.account.uncertain.calls == done.attempts
     # The tokens that are known are exactly those of the answers that the server sent whole.
     settled = done.account.settled
     assert (settled.input_tokens, settled.output_tokens) == (totals.usage.input_tokens, totals.usage.output_tokens)

@@ -18,6 +18,7 @@ import pytest
 from dspex.errors import LocalModelError, ServerError
 from dspex.lm.model import LM
 from dspex.lm.types import LMRequest
+from dspex.providers import local_process
 from dspex.providers.local import Check, LocalModel, doctor_checks, open_local
 from dspex.providers.local_process import DEATHS, ModelProcess, Turns, environment, processors
 
@@ -272,6 +273,29 @@ async def _kill_in_flight(model: LocalModel) -> None:
         await call
     assert caught.value.code == "DX7007"
     assert caught.value.retryable
+
+
+def test_how_a_child_ended_is_known_while_another_is_started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    process = ModelProcess(tmp_path)
+    told: list[str | None] = []
+
+    def launch(_: object) -> tuple[subprocess.Popen[bytes], None, dict[str, object]]:
+        # Whoever had asked the child before hears of its death only now.
+        told.append(process.ended(0))
+        return subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE), None, {"url": "http://x"}
+
+    monkeypatch.setattr(local_process, "launch", launch)
+    try:
+        process.start()
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGKILL)
+        assert "SIGKILL" in (process.ended(DEADLINE) or "")
+        process.start()
+    finally:
+        process.stop()
+    assert told[0] == "it was closed"
+    assert "SIGKILL" in (told[1] or "")
+    assert process.ended(0) == "it was closed"
 
 
 @pytest.mark.model
