@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -85,9 +86,17 @@ def command(
         click.echo(f"base URL for Anthropic, Gemini, Ollama and Bedrock: {server.root}")
         sys.stdout.flush()
 
-    with contextlib.suppress(KeyboardInterrupt):
+    async def serve() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        # An exception raised by a handler would be lost where it meets a finalizer, and the server go on for ever.
+        with contextlib.suppress(NotImplementedError):
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        await server.serve_here(announce)
+
+    with contextlib.suppress(KeyboardInterrupt, asyncio.CancelledError):
         try:
-            asyncio.run(server.serve_here(announce))
+            asyncio.run(serve())
         except OSError as error:
             raise UsageError(
                 "DX8142", f"the mock server cannot start: {error}", fix="choose another port or file"
