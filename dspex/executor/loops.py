@@ -31,11 +31,6 @@ class LoopThread:
         """Whether it can take work."""
         return self._thread.is_alive()
 
-    @property
-    def inside(self) -> bool:
-        """Whether the caller runs in this very thread."""
-        return threading.current_thread() is self._thread
-
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run `work` to its end in a copy of the caller's context, and return or raise what it does.
 
@@ -69,7 +64,7 @@ class LoopThread:
         if self._thread.is_alive() and not self.loop.is_closed():
             with suppress(RuntimeError):  # It may have closed this instant.
                 self.loop.call_soon_threadsafe(self.loop.stop)
-            if not self.inside:
+            if threading.current_thread() is not self._thread:
                 self._thread.join(_CLOSING_SECONDS)
 
     def _hand_over(self, run: _Run[Any]) -> None:
